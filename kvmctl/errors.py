@@ -1,0 +1,197 @@
+"""Every error kvmctl raises, sorted by what the caller can do about it.
+
+::
+
+    KvmctlError                      exit code
+    ├── SpecError                     3   the machine spec is wrong: every problem at once
+    ├── NotFound                      4   no machine, file or medium of that name
+    ├── NotRunning                    5   the machine is not running
+    ├── AlreadyRunning                6   it is, and somebody else started it
+    ├── Busy                          7   a resource with one user at a time is taken
+    │   ├── MonitorBusy                   … the QMP socket
+    │   ├── ConsoleBusy                   … the console
+    │   ├── ImageBusy                     … a disk image
+    │   └── PortBusy                      … a TCP port
+    ├── HostError                     8   this host can't: no KVM, no QEMU, too old, missing helper
+    │   ├── QemuNotFound
+    │   ├── QemuTooOld
+    │   └── KvmUnavailable
+    ├── LaunchFailed                  9   QEMU was started and did not come up
+    ├── DeadlineExceeded             10   no answer within the time given
+    ├── QmpError                     11   QEMU refused a command
+    │   └── MonitorLost                   … or hung up in the middle
+    ├── AgentError                   12   the guest agent is absent, refused, or talks nonsense
+    ├── ImageError                   13   a disk image can't be made or read
+    └── StateError                   14   files of kvmctl's own can't be read or written
+
+A summary says what happened with the values quoted, the detail is the evidence (QEMU's own words), the hint is what
+to do next. Only ``kvmctl.cli`` prints these or turns them into an exit status. Imports nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class KvmctlError(Exception):
+    """The root of the tree; catch this to catch everything kvmctl raises on purpose."""
+
+    exit_code = 1
+
+    def __init__(self, summary: str, *, detail: str = "", hint: str = "") -> None:
+        super().__init__(summary)
+        self.summary = summary
+        self.detail = detail
+        self.hint = hint
+
+    def __str__(self) -> str:
+        parts = [self.summary]
+        if self.detail:
+            parts.append(self.detail.rstrip("\n"))
+        if self.hint:
+            parts.append(f"hint: {self.hint}")
+        return "\n".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a spec: where, what was given, and what would be right."""
+
+    key: str
+    """Dotted path in the spec, ``disks[0].cache``; empty for the file as a whole."""
+    message: str
+    given: str = ""
+    """The offending value as it was written, quoted; empty when a value is missing."""
+    allowed: str = ""
+    """What is allowed there, or the nearest thing to what was meant."""
+
+    def __str__(self) -> str:
+        text = f"{self.key}: {self.message}" if self.key else self.message
+        if self.given:
+            text += f" (given {self.given})"
+        if self.allowed:
+            text += f"; {self.allowed}"
+        return text
+
+
+class SpecError(KvmctlError):
+    """A machine spec is wrong. `problems` holds all of them, `source` the file they are in."""
+
+    exit_code = 3
+
+    def __init__(self, source: str, problems: list[Problem] | tuple[Problem, ...], *, hint: str = "") -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        detail = "\n".join(f"  {source}: {problem}" for problem in self.problems)
+        super().__init__(f"{source}: {count} in the machine spec", detail=detail, hint=hint)
+
+
+class NotFound(KvmctlError):
+    """There is no machine, file or medium of that name."""
+
+    exit_code = 4
+
+
+class NotRunning(KvmctlError):
+    """The machine is not running."""
+
+    exit_code = 5
+
+
+class AlreadyRunning(KvmctlError):
+    """The machine is running, or being started by somebody else."""
+
+    exit_code = 6
+
+
+class Busy(KvmctlError):
+    """Something that has one user at a time has one. `holder` is its process id, where it could be found out."""
+
+    exit_code = 7
+
+    def __init__(self, summary: str, *, detail: str = "", hint: str = "", holder: int | None = None) -> None:
+        super().__init__(summary, detail=detail, hint=hint)
+        self.holder = holder
+
+
+class MonitorBusy(Busy):
+    """Another client holds the QMP socket, and QEMU serves one at a time."""
+
+
+class ConsoleBusy(Busy):
+    """Another terminal is attached to the console."""
+
+
+class ImageBusy(Busy):
+    """Another process has the disk image open for writing."""
+
+
+class PortBusy(Busy):
+    """Another process listens on that address and port."""
+
+
+class HostError(KvmctlError):
+    """This host can't do what is asked of it."""
+
+    exit_code = 8
+
+
+class QemuNotFound(HostError):
+    """No QEMU binary was found."""
+
+
+class QemuTooOld(HostError):
+    """The QEMU found is older than the oldest one supported."""
+
+
+class KvmUnavailable(HostError):
+    """``accel = "kvm"`` was asked for and KVM can't be used."""
+
+
+class LaunchFailed(KvmctlError):
+    """QEMU was started and did not come up; `detail` holds its own words."""
+
+    exit_code = 9
+
+
+class DeadlineExceeded(KvmctlError):
+    """No answer within the time given."""
+
+    exit_code = 10
+
+
+class QmpError(KvmctlError):
+    """QEMU refused a command. `error_class` is QMP's own, ``GenericError`` mostly."""
+
+    exit_code = 11
+
+    def __init__(self, summary: str, *, detail: str = "", hint: str = "", error_class: str = "") -> None:
+        super().__init__(summary, detail=detail, hint=hint)
+        self.error_class = error_class
+
+
+class MonitorLost(QmpError):
+    """QEMU closed the monitor in the middle of a conversation."""
+
+
+class AgentError(KvmctlError):
+    """The guest agent is absent, refused, or does not keep to its protocol. `error_class` is the agent's own."""
+
+    exit_code = 12
+
+    def __init__(self, summary: str, *, detail: str = "", hint: str = "", error_class: str = "") -> None:
+        super().__init__(summary, detail=detail, hint=hint)
+        self.error_class = error_class
+
+
+class ImageError(KvmctlError):
+    """A disk image can't be made or read."""
+
+    exit_code = 13
+
+
+class StateError(KvmctlError):
+    """A file of kvmctl's own can't be read or written."""
+
+    exit_code = 14

@@ -1,0 +1,1 @@
+"""I/O with what runs inside a machine, and the embedded guest."""

@@ -1,0 +1,1 @@
+"""What is decided before anything happens: pure frozen values, no I/O, no pydantic."""

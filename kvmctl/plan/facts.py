@@ -1,0 +1,134 @@
+"""What is known of the host and of a QEMU, and the only place that compares QEMU versions.
+
+Raw replies of a QEMU (see ``kvmctl.host.qemu``) go in, named `Feature`s come out by one table; everywhere else the
+only legal question is ``Feature.X in facts.features``. Facts of the host are found by ``kvmctl.host.kvm``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+
+class Feature(StrEnum):
+    """What a QEMU can do that another supported one can't."""
+
+    MONITOR_OBJECT = "monitor-object"
+    """``-object monitor-qmp`` instead of the deprecated ``-mon`` (11.1)."""
+    EXIT_WITH_PARENT = "exit-with-parent"
+    """``-run-with exit-with-parent=on`` (10.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineType:
+    """A machine type of a QEMU: `name` is versioned, `alias` what one usually writes."""
+
+    name: str
+    alias: str | None
+    cpu_max: int
+    deprecated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """A UEFI firmware, from a descriptor in ``/usr/share/qemu/firmware`` (QEMU's docs/interop/firmware.json)."""
+
+    descriptor: str
+    """The descriptor's path."""
+    code: str
+    code_format: str
+    vars_template: str | None
+    vars_format: str
+    machines: tuple[str, ...]
+    """Glob patterns of machine types, ``pc-q35-*``."""
+    features: tuple[str, ...]
+    """``secure-boot``, ``enrolled-keys``, ``requires-smm``, ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class QemuFacts:
+    """What is known of one QEMU binary."""
+
+    path: str
+    version: tuple[int, int, int]
+    package: str
+    features: frozenset[Feature]
+    machines: tuple[MachineType, ...]
+    devices: frozenset[str]
+    """Every device type it can make, modules that are missing left out."""
+    cpu_models: frozenset[str]
+    accelerators: frozenset[str] = frozenset({"tcg"})
+    firmwares: tuple[Firmware, ...] = ()
+
+    @property
+    def version_text(self) -> str:
+        """``7.2.22``."""
+        return ".".join(str(part) for part in self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class KvmFacts:
+    """What ``/dev/kvm`` and the CPU said. `state` is how far opening it came."""
+
+    state: Literal["usable", "absent", "denied", "broken"]
+    reason: str = ""
+    """Why it is not usable, in words."""
+    api_version: int = 0
+    capabilities: Mapping[str, int] = field(default_factory=dict)
+    creates_vm: bool = False
+    creates_vcpu: bool = False
+    runs_code: bool = False
+    """The self-test's few bytes of real-mode code ran to their end."""
+    cpu_flags: frozenset[str] = frozenset()
+    """``vmx``, ``svm`` and whatever else /proc/cpuinfo has that matters to virtualisation."""
+    module: str = ""
+    """``kvm_intel``, ``kvm_amd``, ``kvm_pvm``; empty when built in or unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What is known of this host that decides how a machine is compiled."""
+
+    kvm: KvmFacts
+    vhost_net: bool = False
+    vhost_vsock: bool = False
+    tun: bool = False
+    cpus: int = 1
+    memory: int = 0
+    """Bytes."""
+    hugepages: Mapping[int, int] = field(default_factory=dict)
+    """Free pages by page size in bytes."""
+    setpriv: str | None = None
+    """Path of util-linux's ``setpriv``, which ties a captive machine to its launcher."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Which accelerator ``auto`` takes, and why."""
+
+    accel: Literal["kvm", "tcg"]
+    reason: str
+
+
+def choose_accel(kvm: KvmFacts) -> Verdict:
+    """What ``accel = "auto"`` chooses: KVM only where an ordinary guest would run.
+
+    A ``/dev/kvm`` that opens is no proof: a KVM on a CPU with neither vmx nor svm exists (module ``kvm_pvm``), where
+    firmware runs and an ordinary kernel hangs forever.
+    """
+    if kvm.state != "usable":
+        return Verdict("tcg", kvm.reason or f"/dev/kvm is {kvm.state}")
+    if kvm.api_version != 12:
+        return Verdict("tcg", f"/dev/kvm speaks API version {kvm.api_version}, not 12")
+    if not (kvm.creates_vm and kvm.creates_vcpu):
+        return Verdict("tcg", kvm.reason or "/dev/kvm opens but can't create a VM with a vCPU")
+    if not kvm.cpu_flags & {"vmx", "svm"}:
+        module = f" (module {kvm.module})" if kvm.module else ""
+        return Verdict(
+            "tcg",
+            f"/dev/kvm answers{module}, but the CPU shows neither vmx nor svm: "
+            "firmware runs there and an ordinary kernel hangs",
+        )
+    return Verdict("kvm", "/dev/kvm is usable and the CPU has " + ("vmx" if "vmx" in kvm.cpu_flags else "svm"))

@@ -1,0 +1,267 @@
+"""The plan: everything that starting a machine needs to know, decided. What is left is to do it.
+
+A plan is written to the run directory before anything starts and is all that later commands know of a machine: no
+command but ``start`` and those about specs ever looks at the spec again. It survives a JSON round trip unchanged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, TypeAlias
+
+from kvmctl.plan import option
+from kvmctl.plan.option import Option
+
+FORMAT: Final = 1
+"""Raised when an older kvmctl could not read a plan any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """A Unix socket that the launcher binds and listens on and QEMU inherits, so that connecting never has to be tried
+    twice."""
+
+    fd: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A socket pair: QEMU inherits one end, the launcher keeps the other (the private monitor)."""
+
+    fd: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file the launcher opens for QEMU; created 0600 for ``append``."""
+
+    fd: str
+    path: str
+    mode: Literal["read", "write", "append"]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A tap device: one descriptor a queue. Non-persistent unless it exists, so the kernel removes it with QEMU."""
+
+    fds: tuple[str, ...]
+    key: str
+    device: str | None = None
+    """The interface's name; None lets the kernel number one."""
+    bridge: str | None = None
+    """The bridge to put it on; None leaves it alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class VhostNet:
+    """``/dev/vhost-net``, opened once a queue."""
+
+    fds: tuple[str, ...]
+    key: str
+
+
+FdSource: TypeAlias = Listen | Pair | OpenFile | Tap | VhostNet
+
+
+@dataclass(frozen=True, slots=True)
+class CreateImage:
+    """A disk image to be made if it is not there: `size` in bytes."""
+
+    path: str
+    format: Literal["raw", "qcow2"]
+    size: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyNvram:
+    """UEFI variables to be copied from the firmware's template, as qcow2, if they are not there."""
+
+    template: str
+    template_format: str
+    path: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSecret:
+    """A secret in the environment variable `variable`, to be written to `path` (0600) for QEMU to read."""
+
+    variable: str
+    path: str
+    key: str
+
+
+Step: TypeAlias = CreateImage | CopyNvram | StoreSecret
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A file that must be there before QEMU starts: looked at so that the error can name the spec's key."""
+
+    path: str
+    key: str
+    writable: bool = False
+    locked: bool = False
+    """QEMU takes image locks on it, so another process writing it is an error worth explaining beforehand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A TCP address QEMU will listen on: tried beforehand so that the error can name the holder."""
+
+    host: str
+    port: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class QmpStep:
+    """A monitor command to be run before the machine is let go."""
+
+    execute: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """A serial or virtio console one can attach to."""
+
+    id: str
+    socket: str
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What later commands want to know of a disk."""
+
+    id: str
+    node: str | None
+    """The block node's name; None for an empty drive."""
+    path: str | None
+    format: str | None
+    device: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What later commands want to know of a network interface; `forwards` are ``host:port->port`` as given."""
+
+    id: str
+    type: str
+    mac: str | None
+    forwards: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """What the launcher may expect of the guest: which ways of asking it anything exist."""
+
+    acpi: bool
+    agent: Literal["virtio", "serial"] | None
+    """How the agent's channel is attached: a virtio port announces that it was opened, a serial port does not."""
+    balloon: bool = False
+    vnc: bool = False
+    display: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A machine, decided. `options` leave descriptors unnumbered; `plan.option.render` writes them."""
+
+    name: str
+    uuid: str
+    description: str
+    source: str
+    """The file the spec came from."""
+    qemu: str
+    """Path of the binary."""
+    qemu_version: str
+    accel: Literal["kvm", "tcg"]
+    accel_reason: str
+    machine_type: str
+    """Pinned: ``pc-q35-7.2``, never an alias."""
+    cpus: int
+    memory: int
+    """Bytes at boot."""
+    options: tuple[Option, ...]
+    fds: tuple[FdSource, ...]
+    steps: tuple[Step, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    ports: tuple[Port, ...] = ()
+    before_run: tuple[QmpStep, ...] = ()
+    consoles: tuple[Console, ...] = ()
+    disks: tuple[Disk, ...] = ()
+    networks: tuple[Network, ...] = ()
+    guest: Guest = field(default_factory=lambda: Guest(acpi=True, agent=None))
+    warnings: tuple[str, ...] = ()
+    """Said once when the machine starts."""
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    """The spec with its defaults, as JSON values."""
+    format: int = FORMAT
+
+    def dumps(self) -> str:
+        """The plan as JSON text; `loads` reads it back."""
+        return json.dumps(_encode(self), indent=1)
+
+    @classmethod
+    def loads(cls, text: str) -> Plan:
+        """The plan that `dumps` wrote. Raises ValueError for anything else."""
+        record = json.loads(text)
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            message = f"not a plan of format {FORMAT}"
+            raise ValueError(message)
+        try:
+            plan = _decode(record)
+        except (KeyError, TypeError) as error:
+            raise ValueError(str(error)) from error
+        if not isinstance(plan, cls):
+            message = "not a plan"
+            raise ValueError(message)  # noqa: TRY004
+        return plan
+
+
+_CLASSES: Final[dict[str, Any]] = {
+    cls.__name__: cls
+    for cls in (
+        Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CopyNvram, StoreSecret,
+        Input, Port, QmpStep, Console, Disk, Network, Guest,
+    )
+}  # fmt: skip
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Option):
+        return {"": "Option", **option.to_json(value)}
+    if type(value).__name__ in _CLASSES:
+        record = {"": type(value).__name__}
+        record |= {item.name: _encode(getattr(value, item.name)) for item in fields(value)}
+        return record
+    if isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_decode(item) for item in value)
+    if isinstance(value, dict) and "" in value:
+        name = value[""]
+        if name == "Option":
+            return option.from_json(value)
+        make = _CLASSES[name]
+        # Mappings of foreign JSON (QMP arguments, the spec) are no values of ours: kept as they are.
+        return make(**{key: _decode_item(item) for key, item in value.items() if key})
+    return value
+
+
+def _decode_item(item: Any) -> Any:
+    is_foreign = isinstance(item, dict) and "" not in item
+    return item if is_foreign else _decode(item)

@@ -1,0 +1,181 @@
+"""Every path that kvmctl ever creates, each with its one-line meaning. Nothing here touches a file system.
+
+Root uses ``/etc``, ``/var/lib``, ``/run`` and ``/var/cache``; everyone else the XDG directories; ``KVMCTL_CONFIG_DIR``,
+``KVMCTL_STATE_DIR``, ``KVMCTL_RUNTIME_DIR`` and ``KVMCTL_CACHE_DIR`` override each and are the directory itself. All
+directories are 0700 and all files 0600. Paths are strings: they end in command lines and in JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from posixpath import join
+from typing import Final
+
+SUN_PATH_MAX: Final = 107
+"""Bytes of a Unix socket's path that ``struct sockaddr_un`` can hold besides the terminating zero
+(``<linux/un.h>``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """The four directories under which everything lies."""
+
+    config: str
+    state: str
+    runtime: str
+    cache: str
+    runtime_is_volatile: bool = False
+    """The runtime directory is the login session's own and vanishes at logout (``$XDG_RUNTIME_DIR``)."""
+
+    @classmethod
+    def resolve(cls, env: Mapping[str, str], *, uid: int, home: str, has_run_user: bool) -> Roots:
+        """The directories for this user and environment; `has_run_user` says whether ``/run/user/UID`` exists."""
+        if uid == 0:
+            config, state, runtime, cache = (
+                "/etc/kvmctl",
+                "/var/lib/kvmctl",
+                "/run/kvmctl",
+                "/var/cache/kvmctl",
+            )
+            volatile = False
+        else:
+            config = join(env.get("XDG_CONFIG_HOME") or join(home, ".config"), "kvmctl")
+            state = join(env.get("XDG_STATE_HOME") or join(home, ".local/state"), "kvmctl")
+            cache = join(env.get("XDG_CACHE_HOME") or join(home, ".cache"), "kvmctl")
+            session = env.get("XDG_RUNTIME_DIR") or (f"/run/user/{uid}" if has_run_user else "")
+            volatile = bool(session)
+            runtime = join(session, "kvmctl") if session else join(env.get("KVMCTL_STATE_DIR") or state, "run")
+        return cls(
+            config=env.get("KVMCTL_CONFIG_DIR") or config,
+            state=env.get("KVMCTL_STATE_DIR") or state,
+            runtime=env.get("KVMCTL_RUNTIME_DIR") or runtime,
+            cache=env.get("KVMCTL_CACHE_DIR") or cache,
+            runtime_is_volatile=volatile and not env.get("KVMCTL_RUNTIME_DIR"),
+        )
+
+    @property
+    def machines(self) -> str:
+        """Specs of defined machines, one ``NAME.toml`` each."""
+        return join(self.config, "machines")
+
+    @property
+    def qemu_cache(self) -> str:
+        """Probe replies of QEMU binaries, keyed by their file identity."""
+        return join(self.cache, "qemu")
+
+    def spec(self, name: str) -> str:
+        """A defined machine's spec; the machine is defined by this file being there."""
+        return join(self.machines, f"{name}.toml")
+
+    def machine(self, name: str, *, ephemeral: bool = False) -> MachinePaths:
+        """The paths of one machine. An ephemeral one keeps its state under its run directory, and both go together."""
+        run = join(self.runtime, name)
+        state = join(run, "state") if ephemeral else join(self.state, "machines", name)
+        return MachinePaths(name=name, run=run, state=state)
+
+
+@dataclass(frozen=True, slots=True)
+class MachinePaths:
+    """The files of one machine: `run` lives as long as a run, `state` as long as the machine."""
+
+    name: str
+    run: str
+    state: str
+
+    @property
+    def lock(self) -> str:
+        """Held by ``flock`` exactly while QEMU lives: QEMU inherits the locked descriptor."""
+        return join(self.run, "lock")
+
+    @property
+    def birth(self) -> str:
+        """Held by ``flock`` while the machine is being started, then gone: left over and free, the start was cut off."""
+        return join(self.run, "birth")
+
+    @property
+    def plan(self) -> str:
+        """The plan this run was started from, as JSON."""
+        return join(self.run, "plan.json")
+
+    @property
+    def pid(self) -> str:
+        """QEMU's process id, a hint only: never signalled before it is shown to hold the lock."""
+        return join(self.run, "pid")
+
+    @property
+    def qmp(self) -> str:
+        """The public monitor: one client at a time, for short sessions."""
+        return join(self.run, "qmp.sock")
+
+    @property
+    def agent(self) -> str:
+        """The guest agent's channel."""
+        return join(self.run, "agent.sock")
+
+    @property
+    def console(self) -> str:
+        """The first serial console: one client at a time."""
+        return join(self.run, "console.sock")
+
+    @property
+    def console_lock(self) -> str:
+        """Held by ``flock`` by the terminal attached to the console, its process id inside."""
+        return join(self.run, "console.lock")
+
+    @property
+    def console_log(self) -> str:
+        """Everything the first serial console printed, from byte 0."""
+        return join(self.run, "console.log")
+
+    @property
+    def vnc(self) -> str:
+        """The VNC display's socket, unless an address was asked for."""
+        return join(self.run, "vnc.sock")
+
+    @property
+    def journal(self) -> str:
+        """The event journal: what QEMU's third monitor printed, one JSON object a line."""
+        return join(self.run, "journal.jsonl")
+
+    @property
+    def qemu_log(self) -> str:
+        """QEMU's stderr."""
+        return join(self.run, "qemu.log")
+
+    @property
+    def secrets(self) -> str:
+        """Secrets given by environment, one file each, for QEMU to read."""
+        return join(self.run, "secrets")
+
+    @property
+    def disks(self) -> str:
+        """Disk images created for this machine that have no path of their own."""
+        return join(self.state, "disks")
+
+    @property
+    def nvram(self) -> str:
+        """UEFI variables, qcow2 from the first boot on so that snapshots can hold them."""
+        return join(self.state, "nvram.qcow2")
+
+    @property
+    def history(self) -> str:
+        """Journals of earlier runs, one summary a line, bounded."""
+        return join(self.state, "history.jsonl")
+
+    def socket(self, stem: str) -> str:
+        """The socket of a channel or console beyond the first, by its id."""
+        return join(self.run, f"{stem}.sock")
+
+    def log(self, stem: str) -> str:
+        """The log of a console beyond the first, by its id."""
+        return join(self.run, f"{stem}.log")
+
+    def secret(self, stem: str) -> str:
+        """The file of one secret, by its object's id."""
+        return join(self.secrets, stem)
+
+
+def fits_sun_path(path: str) -> bool:
+    """Whether a program that knows nothing of ``/proc/self/fd`` can bind or connect to `path`."""
+    return len(path.encode()) <= SUN_PATH_MAX

@@ -1,0 +1,1 @@
+"""I/O that acts: the only package that creates, signals or kills a VM."""
