@@ -41,7 +41,7 @@ class Monitor:
         try:
             return await self._client.execute(command, arguments)
         except ExecuteError as error:
-            raise QmpError(f"QEMU refused {command!r}: {error.error.desc}", error_class=error.error_class) from error
+            raise QmpError(f"QEMU refused {command!r}: {error}", error_class=error.error_class) from error
         except (ExecInterruptedError, StateError) as error:
             raise MonitorLost(f"QEMU closed its monitor during {command!r}") from error
 

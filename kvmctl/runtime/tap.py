@@ -45,8 +45,7 @@ def open_vhost_net(vhost: VhostNet) -> list[int]:
     """``/dev/vhost-net``, once a queue. Raises HostError. The caller closes them."""
     descriptors: list[int] = []
     try:
-        for _ in vhost.fds:
-            descriptors.append(_open("/dev/vhost-net", key=vhost.key))
+        descriptors.extend(_open("/dev/vhost-net", key=vhost.key) for _ in vhost.fds)
     except BaseException:
         for descriptor in descriptors:
             os.close(descriptor)
