@@ -1,4 +1,4 @@
-"""Doors to the modules that need pyroute2, whose import takes longer than starting a machine: paid for by who goes through."""
+"""Doors to the modules that need pyroute2, which is slow to import: paid for by who goes through."""
 
 from __future__ import annotations
 

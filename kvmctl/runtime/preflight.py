@@ -74,7 +74,9 @@ def _check_port(port: Port) -> None:
 def _find_listener(port: int) -> psutil.Process | None:
     with suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            is_listener = connection.status == psutil.CONN_LISTEN and connection.laddr
-            if is_listener and connection.laddr.port == port and connection.pid:
+            if connection.status != psutil.CONN_LISTEN or connection.pid is None:
+                continue
+            _, local_port = connection.laddr
+            if local_port == port:
                 return psutil.Process(connection.pid)
     return None
