@@ -1,6 +1,7 @@
 """The first half of a start, up to a QEMU that is about to answer: claim, look, make, exec. No asyncio.
 
-Whatever goes wrong in between, nothing is left: no process, no file, no lock. What even SIGKILL leaves is swept by the next command.
+Whatever goes wrong in between, nothing is left: no process, no file, no lock. What even SIGKILL leaves is swept by the
+next command.
 """
 
 from __future__ import annotations

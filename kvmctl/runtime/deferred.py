@@ -1,4 +1,4 @@
-"""Doors to modules whose libraries (pyroute2, psutil) are slow to import: paid for by who goes through, mostly in trouble."""
+"""Doors to modules whose libraries (pyroute2, psutil) are slow to import: paid for by who goes through."""
 
 from __future__ import annotations
 

@@ -28,13 +28,18 @@ async def wait_readable(*descriptors: int) -> None:
     ready = loop.create_future()
     copies = [os.dup(descriptor) for descriptor in descriptors]  # an event loop takes one reader a descriptor
     for copy in copies:
-        loop.add_reader(copy, lambda: ready.done() or ready.set_result(None))
+        loop.add_reader(copy, _wake, ready)
     try:
         await ready
     finally:
         for copy in copies:
             loop.remove_reader(copy)
             os.close(copy)
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 async def wait_ended(process: Process, *, seconds: float | None = None) -> bool:

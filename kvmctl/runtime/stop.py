@@ -1,10 +1,10 @@
-"""The stop ladder: from asking the guest to pulling the plug, each step with its deadline. The result says which worked."""
+"""The stop ladder: from asking the guest to pulling the plug, each step with its deadline."""
 
 from __future__ import annotations
 
 import time
 
-from kvmctl.errors import AgentError, DeadlineExceeded, KvmctlError, MonitorBusy, NotRunning
+from kvmctl.errors import DeadlineExceeded, KvmctlError, MonitorBusy, NotRunning
 from kvmctl.runtime import ops
 from kvmctl.runtime.end import Rung, StopResult
 from kvmctl.runtime.events import ExitReason, History, State, derive
@@ -63,7 +63,7 @@ async def _ask(vm: Vm, rung: Rung, *, is_paused: bool) -> None:
     if is_paused:
         await vm.resume()  # a guest that does not run can't be asked
     if rung is Rung.AGENT:
-        await _ask_agent(vm)
+        await vm.shut_down_by_agent(deadline=_ASK_SECONDS)
         return
     async with vm.monitor(deadline=_ASK_SECONDS) as monitor:
         await ops.press_power_button(monitor)

@@ -88,7 +88,7 @@ class Vm:
 
     @asynccontextmanager
     async def monitor(self, *, deadline: float | None = None) -> AsyncIterator[Monitor]:
-        """The monitor, for one exchange: the private one of a machine that we launched, else a turn at the public one."""
+        """The monitor, for one exchange: the private one of a machine we launched, else a turn at the public one."""
         limit = self.deadline if deadline is None else deadline
         try:
             async with asyncio.timeout(limit) as timer:
