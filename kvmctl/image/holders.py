@@ -1,4 +1,4 @@
-"""Who has a disk image open: QEMU's refusal says that somebody does, never who."""
+"""Who has a disk image open, or listens on a port: a refusal says that somebody does, never who."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
-
-from kvmctl.image import ofd
-
-_WRITE_BYTE = 101
-"""QEMU's ``RAW_LOCK_PERM_BASE`` (100) + ``BLK_PERM_WRITE``'s bit (1): locked by whoever writes (block/file-posix.c)."""
-_NO_SHARED_WRITE_BYTE = 201
-"""``RAW_LOCK_SHARED_BASE`` (200) + the same bit: locked by whoever lets nobody else write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +19,6 @@ class Holder:
 
     def __str__(self) -> str:
         return f"process {self.pid} ({self.name})"
-
-
-def is_in_use(path: str, *, for_writing: bool) -> bool:
-    """Whether a QEMU holds `path` in a way that forbids opening it. Raises OSError where it can't be read."""
-    if not os.path.isfile(path):
-        return False
-    taken = ofd.is_path_locked(path, start=_NO_SHARED_WRITE_BYTE, length=1) if for_writing else False
-    return taken or ofd.is_path_locked(path, start=_WRITE_BYTE, length=1)
 
 
 def find_holders(path: str) -> list[Holder]:
@@ -64,3 +49,13 @@ def _describe(process: psutil.Process) -> str:
     if "-name" in words[:-1]:
         return f"machine {words[words.index('-name') + 1].partition(',')[0].removeprefix('guest=')!r}"
     return str(process.name())
+
+
+def find_listener(port: int) -> Holder | None:
+    """The process that listens on a TCP port, where this user may see it."""
+    with suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            local, pid = connection.laddr, connection.pid
+            if connection.status == psutil.CONN_LISTEN and pid is not None and local and local.port == port:
+                return Holder(pid, _describe(psutil.Process(pid)))
+    return None

@@ -42,3 +42,17 @@ def is_path_locked(path: str, *, start: int = 0, length: int = 0) -> bool:
         return is_locked(descriptor, start=start, length=length)
     finally:
         os.close(descriptor)
+
+
+_WRITE_BYTE = 101
+"""QEMU's ``RAW_LOCK_PERM_BASE`` (100) + ``BLK_PERM_WRITE``'s bit (1): locked by whoever writes (block/file-posix.c)."""
+_NO_SHARED_WRITE_BYTE = 201
+"""``RAW_LOCK_SHARED_BASE`` (200) + the same bit: locked by whoever lets nobody else write."""
+
+
+def is_in_use(path: str, *, for_writing: bool) -> bool:
+    """Whether a QEMU holds `path` in a way that forbids opening it. Raises OSError where it can't be read."""
+    if not os.path.isfile(path):
+        return False
+    taken = is_path_locked(path, start=_NO_SHARED_WRITE_BYTE, length=1) if for_writing else False
+    return taken or is_path_locked(path, start=_WRITE_BYTE, length=1)

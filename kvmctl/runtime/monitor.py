@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
+from qemu.qmp import (
+    ConnectError,
+    ExecInterruptedError,
+    ExecuteError,
+    Message,
+    QMPClient,
+    QMPError,
+    Runstate,
+    StateError,
+)
 
 from kvmctl.errors import MonitorLost, QmpError
 
@@ -26,7 +35,7 @@ class Monitor:
     async def connect(cls, connection: socket.socket, *, name: str) -> Monitor:
         """The monitor of machine `name` on a connected socket, which is used up. Raises MonitorLost."""
         client = QMPClient(name)
-        client.remove_listener(client.events)  # it would keep every event of the machine's life in memory
+        client.events.event_filter = _is_unwanted  # it would keep every event of the machine's life in memory
         try:
             await client.connect(connection)
         except ConnectError as error:
@@ -61,3 +70,7 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _is_unwanted(_: Message) -> bool:
+    return False

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 
+import psutil
 from pyroute2 import DiagSocket
 
 _SHOW_VFS = 2
@@ -23,6 +24,13 @@ def find_client(path: str) -> int | None:
             if pid is not None and pid != os.getpid():
                 return pid
     return None
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether the process was stopped by a signal and will not do anything until it gets SIGCONT."""
+    with suppress(psutil.Error):
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    return False
 
 
 def _accepted_peers(inode: int) -> Iterator[int]:

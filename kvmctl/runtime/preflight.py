@@ -8,13 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from contextlib import suppress
-
-import psutil
 
 from kvmctl.errors import ImageBusy, ImageError, NotFound, PortBusy
-from kvmctl.image.holders import find_holders, is_in_use
+from kvmctl.image.ofd import is_in_use
 from kvmctl.plan.model import CopyNvram, CreateImage, Input, Plan, Port
+from kvmctl.runtime import deferred
 
 
 def check(plan: Plan) -> None:
@@ -45,7 +43,7 @@ def _check_input(item: Input) -> None:
             hint="QEMU runs as you: make the file yours or readable to you; kvmctl never changes its owner.",
         )
     if item.locked and is_in_use(item.path, for_writing=item.writable):
-        holders = find_holders(item.path)
+        holders = deferred.find_holders(item.path)
         raise ImageBusy(
             f"{item.key}: {item.path!r} is in use by {' and '.join(map(str, holders)) or 'another process'}",
             hint="Stop that one first, or give this machine an overlay of its own: qemu-img create -b.",
@@ -60,8 +58,8 @@ def _check_port(port: Port) -> None:
         try:
             probe.bind((port.host, port.port))
         except OSError as error:
-            holder = _find_listener(port.port)
-            by = f" by process {holder.pid} ({holder.name()})" if holder else ""
+            holder = deferred.find_listener(port.port)
+            by = f" by {holder}" if holder else ""
             raise PortBusy(
                 f"{port.key}: cannot listen on {port.host}:{port.port}, it is taken{by}"
                 if error.errno == errno.EADDRINUSE
@@ -69,14 +67,3 @@ def _check_port(port: Port) -> None:
                 hint="Choose another port, or let one be found.",
                 holder=holder.pid if holder else None,
             ) from error
-
-
-def _find_listener(port: int) -> psutil.Process | None:
-    with suppress(psutil.Error, OSError):
-        for connection in psutil.net_connections("tcp"):
-            if connection.status != psutil.CONN_LISTEN or connection.pid is None:
-                continue
-            _, local_port = connection.laddr
-            if local_port == port:
-                return psutil.Process(connection.pid)
-    return None

@@ -61,7 +61,7 @@ class Claim:
     def abandon(self) -> None:
         """Give the claim back and leave no run directory."""
         try:
-            files.remove_tree(self.paths.run)
+            discard(self.paths)
         finally:
             self.release_lock()
             self.untether()
@@ -73,7 +73,6 @@ def claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
     What a launcher that died in the middle left is cleared away first.
     """
     sweep_one(paths)
-    files.make_private_dir(paths.run)
     try:
         lock = _lock_file(paths.lock)
         if lock is None:
@@ -140,6 +139,20 @@ def run_names(roots: Roots) -> list[str]:
         raise files.cannot("read", roots.runtime, error) from error
 
 
+def discard(paths: MachinePaths) -> None:
+    """Remove the run directory at once for everybody who looks, and then its content. Raises StateError."""
+    # Under its own name it could be claimed again while it is being emptied.
+    directory, name = os.path.split(paths.run)
+    trash = os.path.join(directory, f".{name}.{os.getpid()}.trash")
+    try:
+        os.rename(paths.run, trash)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise files.cannot("remove", paths.run, error) from error
+    files.remove_tree(trash)
+
+
 def sweep(roots: Roots) -> None:
     """Clear away what dead launchers left, in every run directory."""
     for name in run_names(roots):
@@ -169,7 +182,7 @@ def _clear(paths: MachinePaths) -> None:
             if not process.wait(_REAP_SECONDS):
                 raise DeadlineExceeded(f"QEMU of {paths.name!r} (process {process.pid}) does not die")
     if is_captive or not os.path.exists(paths.journal):
-        files.remove_tree(paths.run)
+        discard(paths)
         return
     with suppress(FileNotFoundError):
         os.unlink(paths.tether)
@@ -206,13 +219,15 @@ def _already_running(paths: MachinePaths) -> AlreadyRunning:
 def _lock_file(path: str) -> int | None:
     """A descriptor of `path` that holds its lock, or None where another one does."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        if not ofd.try_lock(descriptor):
+        files.make_private_dir(os.path.dirname(path))
+        with suppress(FileNotFoundError):  # the run directory was removed in between: begin again
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            if not ofd.try_lock(descriptor):
+                os.close(descriptor)
+                return None
+            if _is_same(descriptor, path):
+                return descriptor
             os.close(descriptor)
-            return None
-        if _is_same(descriptor, path):
-            return descriptor
-        os.close(descriptor)  # the run directory was removed between open and lock: the file there now is the one
 
 
 def _is_same(descriptor: int, path: str) -> bool:
