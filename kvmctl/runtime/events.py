@@ -107,13 +107,6 @@ def parse_lines(lines: Iterable[str]) -> list[Event]:
     return events
 
 
-_STATES = {
-    "STOP": State.PAUSED,
-    "RESUME": State.RUNNING,
-    "SUSPEND": State.SUSPENDED,
-    "WAKEUP": State.RUNNING,
-}
-
 _REASONS = {
     "guest-shutdown": ExitReason.GUEST_SHUTDOWN,
     "guest-reset": ExitReason.GUEST_RESET,
@@ -136,32 +129,34 @@ def derive(events: Iterable[Event]) -> History:
     """What the events of one run amount to."""
     state, started, agent_open = State.STARTING, None, False
     end = Exit(ExitReason.KILLED, detail="QEMU ended without a word: killed, or the host went down")
+    halt = State.PAUSED  # what the next STOP will have been for
     panicked = False
     for event in events:
         match event.name:
-            case "STOP" | "RESUME" | "SUSPEND" | "WAKEUP":
-                state = _STATES[event.name]
-                if event.name == "RESUME":
-                    started = started or event.time
-                    panicked = False
+            case "RESUME":
+                state, halt, panicked = State.RUNNING, State.PAUSED, False
+                started = started or event.time
+            case "STOP":
+                state = halt
+            case "SUSPEND":
+                state = State.SUSPENDED
+            case "WAKEUP":
+                state = State.RUNNING
             case "BLOCK_IO_ERROR" if event.data.get("action") == "stop":
-                state = State.IO_ERROR
+                halt = State.IO_ERROR
             case "GUEST_PANICKED":
-                panicked = True
-                state = State.PANICKED if event.data.get("action") == "pause" else state
+                halt, panicked = State.PANICKED, True
             case "VSERPORT_CHANGE" if event.data.get("id") == "agent":
                 agent_open = bool(event.data.get("open"))
             case "RESET":
                 agent_open = False
             case "SHUTDOWN":
-                state = State.SHUTDOWN
+                state = halt = State.SHUTDOWN
                 end = _shutdown(event, panicked=panicked)
             case "KVMCTL_KILL":
                 end = Exit(ExitReason.KILLED, event.time, detail=str(event.data.get("by", "")))
             case "KVMCTL_EXIT":
                 end = _exited(end, event)
-    if panicked and state is State.PAUSED:
-        state = State.PANICKED
     return History(state, started, end, agent_open)
 
 

@@ -21,8 +21,9 @@ async def launch(
 ) -> AsyncIterator[Vm]:
     """Run `machine`, a spec, or the name or file of one, for as long as the context lasts.
 
-    It is given a name of its own, so that any number of one spec may run at once, unless `name` says otherwise. It ends
-    with this process, whatever ends that, and nothing of it is left. Raises SpecError, NotFound, HostError, LaunchFailed.
+    It is given a name of its own, so that any number of one spec may run at once, unless `name` says otherwise. It
+    ends with this process, whatever ends that, and nothing of it is left. Raises SpecError, NotFound, HostError,
+    LaunchFailed.
     """
     unique = name or f"{name_of(machine)}-{secrets.token_hex(3)}"
     prepared = prepare(machine, name=unique, is_captive=True, roots=roots)

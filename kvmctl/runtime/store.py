@@ -222,6 +222,7 @@ def _lock_file(path: str) -> int | None:
         files.make_private_dir(os.path.dirname(path))
         with suppress(FileNotFoundError):  # the run directory was removed in between: begin again
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            os.fchmod(descriptor, 0o600)
             if not ofd.try_lock(descriptor):
                 os.close(descriptor)
                 return None
