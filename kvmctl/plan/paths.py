@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from posixpath import join
+from posixpath import dirname, join
 from typing import Final
 
 SUN_PATH_MAX: Final = 107
@@ -179,3 +179,13 @@ class MachinePaths:
 def fits_sun_path(path: str) -> bool:
     """Whether a program that knows nothing of ``/proc/self/fd`` can bind or connect to `path`."""
     return len(path.encode()) <= SUN_PATH_MAX
+
+
+BUILTIN_TINY: Final = "builtin:tiny"
+"""What a spec calls the guest that ships with kvmctl."""
+
+
+def builtin_guest() -> str:
+    """The image of the guest that ships with kvmctl, found beside this package."""
+    package = dirname(dirname(__file__))
+    return join(package, "guest", "tiny", "tiny.bin")
