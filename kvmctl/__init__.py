@@ -17,12 +17,130 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kvmctl.compile import compile_plan as compile_plan
+    from kvmctl.errors import AgentError as AgentError
+    from kvmctl.errors import AlreadyRunning as AlreadyRunning
+    from kvmctl.errors import Busy as Busy
+    from kvmctl.errors import ConsoleBusy as ConsoleBusy
+    from kvmctl.errors import DeadlineExceeded as DeadlineExceeded
+    from kvmctl.errors import HostError as HostError
+    from kvmctl.errors import ImageBusy as ImageBusy
+    from kvmctl.errors import ImageError as ImageError
     from kvmctl.errors import KvmctlError as KvmctlError
+    from kvmctl.errors import KvmUnavailable as KvmUnavailable
+    from kvmctl.errors import LaunchFailed as LaunchFailed
+    from kvmctl.errors import MonitorBusy as MonitorBusy
+    from kvmctl.errors import MonitorLost as MonitorLost
+    from kvmctl.errors import NotFound as NotFound
+    from kvmctl.errors import NotRunning as NotRunning
+    from kvmctl.errors import PortBusy as PortBusy
+    from kvmctl.errors import Problem as Problem
+    from kvmctl.errors import QemuNotFound as QemuNotFound
+    from kvmctl.errors import QemuTooOld as QemuTooOld
+    from kvmctl.errors import QmpError as QmpError
+    from kvmctl.errors import SpecError as SpecError
+    from kvmctl.errors import StateError as StateError
+    from kvmctl.plan.model import Plan as Plan
+    from kvmctl.plan.option import render as render
+    from kvmctl.plan.paths import MachinePaths as MachinePaths
+    from kvmctl.plan.paths import Roots as Roots
+    from kvmctl.runtime.attach import attach as attach
+    from kvmctl.runtime.console import Console as Console
+    from kvmctl.runtime.console import open_console as open_console
+    from kvmctl.runtime.end import Rung as Rung
+    from kvmctl.runtime.end import StopResult as StopResult
+    from kvmctl.runtime.end import force_stop as force_stop
+    from kvmctl.runtime.end import kill as kill
+    from kvmctl.runtime.events import Event as Event
+    from kvmctl.runtime.events import Exit as Exit
+    from kvmctl.runtime.events import ExitReason as ExitReason
+    from kvmctl.runtime.events import State as State
+    from kvmctl.runtime.launch import launch as launch
+    from kvmctl.runtime.launch import start as start
+    from kvmctl.runtime.listing import MachineInfo as MachineInfo
+    from kvmctl.runtime.listing import find_machine as find_machine
+    from kvmctl.runtime.listing import list_machines as list_machines
+    from kvmctl.runtime.prepare import prepare as prepare
+    from kvmctl.runtime.registry import Definition as Definition
+    from kvmctl.runtime.registry import create as create
+    from kvmctl.runtime.registry import define as define
+    from kvmctl.runtime.registry import files_of as files_of
+    from kvmctl.runtime.registry import find_spec as find_spec
+    from kvmctl.runtime.registry import read_spec as read_spec
+    from kvmctl.runtime.registry import remove as remove
+    from kvmctl.runtime.registry import write_spec as write_spec
+    from kvmctl.runtime.stop import stop as stop
+    from kvmctl.runtime.store import find_roots as find_roots
+    from kvmctl.runtime.vm import Status as Status
+    from kvmctl.runtime.vm import Vm as Vm
+    from kvmctl.spec.load import load as load
+    from kvmctl.spec.load import parse as parse
+    from kvmctl.spec.load import schema as schema
+    from kvmctl.spec.machine import Machine as Machine
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "compile_plan": "kvmctl.compile",
+    "AgentError": "kvmctl.errors",
+    "AlreadyRunning": "kvmctl.errors",
+    "Busy": "kvmctl.errors",
+    "ConsoleBusy": "kvmctl.errors",
+    "DeadlineExceeded": "kvmctl.errors",
+    "HostError": "kvmctl.errors",
+    "ImageBusy": "kvmctl.errors",
+    "ImageError": "kvmctl.errors",
+    "KvmUnavailable": "kvmctl.errors",
     "KvmctlError": "kvmctl.errors",
+    "LaunchFailed": "kvmctl.errors",
+    "MonitorBusy": "kvmctl.errors",
+    "MonitorLost": "kvmctl.errors",
+    "NotFound": "kvmctl.errors",
+    "NotRunning": "kvmctl.errors",
+    "PortBusy": "kvmctl.errors",
+    "Problem": "kvmctl.errors",
+    "QemuNotFound": "kvmctl.errors",
+    "QemuTooOld": "kvmctl.errors",
+    "QmpError": "kvmctl.errors",
+    "SpecError": "kvmctl.errors",
+    "StateError": "kvmctl.errors",
+    "Plan": "kvmctl.plan.model",
+    "render": "kvmctl.plan.option",
+    "MachinePaths": "kvmctl.plan.paths",
+    "Roots": "kvmctl.plan.paths",
+    "attach": "kvmctl.runtime.attach",
+    "Console": "kvmctl.runtime.console",
+    "open_console": "kvmctl.runtime.console",
+    "Rung": "kvmctl.runtime.end",
+    "StopResult": "kvmctl.runtime.end",
+    "force_stop": "kvmctl.runtime.end",
+    "kill": "kvmctl.runtime.end",
+    "Event": "kvmctl.runtime.events",
+    "Exit": "kvmctl.runtime.events",
+    "ExitReason": "kvmctl.runtime.events",
+    "State": "kvmctl.runtime.events",
+    "launch": "kvmctl.runtime.launch",
+    "start": "kvmctl.runtime.launch",
+    "MachineInfo": "kvmctl.runtime.listing",
+    "find_machine": "kvmctl.runtime.listing",
+    "list_machines": "kvmctl.runtime.listing",
+    "prepare": "kvmctl.runtime.prepare",
+    "Definition": "kvmctl.runtime.registry",
+    "create": "kvmctl.runtime.registry",
+    "define": "kvmctl.runtime.registry",
+    "files_of": "kvmctl.runtime.registry",
+    "find_spec": "kvmctl.runtime.registry",
+    "read_spec": "kvmctl.runtime.registry",
+    "remove": "kvmctl.runtime.registry",
+    "write_spec": "kvmctl.runtime.registry",
+    "stop": "kvmctl.runtime.stop",
+    "find_roots": "kvmctl.runtime.store",
+    "Status": "kvmctl.runtime.vm",
+    "Vm": "kvmctl.runtime.vm",
+    "load": "kvmctl.spec.load",
+    "parse": "kvmctl.spec.load",
+    "schema": "kvmctl.spec.load",
+    "Machine": "kvmctl.spec.machine",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605  # computed so that the table is the one list

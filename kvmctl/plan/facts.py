@@ -1,13 +1,14 @@
-"""What is known of the host and of a QEMU, and the only place that compares QEMU versions.
+"""What is known of the host and of a QEMU.
 
-Raw replies of a QEMU (see ``kvmctl.host.qemu``) go in, named `Feature`s come out by one table; everywhere else the
-only legal question is ``Feature.X in facts.features``. Facts of the host are found by ``kvmctl.host.kvm``.
+Facts of a QEMU come out of its raw replies by the rules in ``kvmctl.plan.features``; everywhere else the only legal
+question is ``Feature.X in facts.features``. Facts of the host are found by ``kvmctl.host.kvm``.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Literal
 
@@ -19,6 +20,16 @@ class Feature(StrEnum):
     """``-object monitor-qmp`` instead of the deprecated ``-mon`` (11.1)."""
     EXIT_WITH_PARENT = "exit-with-parent"
     """``-run-with exit-with-parent=on`` (10.2)."""
+    STREAM_RECONNECT = "stream-reconnect"
+    """``-netdev stream,reconnect=SECONDS`` (8.0; 10.2 removed it)."""
+    STREAM_RECONNECT_MS = "stream-reconnect-ms"
+    """``-netdev stream,reconnect-ms=MILLISECONDS`` (9.2)."""
+    SANDBOX = "sandbox"
+    """``-sandbox``: built with seccomp."""
+    VNC = "vnc"
+    """``-vnc``: built with the VNC server."""
+    TLS = "tls"
+    """``tls-creds-x509``: built with GnuTLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,30 @@ class QemuFacts:
     def version_text(self) -> str:
         """``7.2.22``."""
         return ".".join(str(part) for part in self.version)
+
+    def dumps(self) -> str:
+        """The facts of the binary as JSON text, `firmwares` left out: they are no property of it."""
+        record = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "firmwares"}
+        for name, value in record.items():
+            if isinstance(value, frozenset):
+                record[name] = sorted(value)
+        record["machines"] = [asdict(machine) for machine in self.machines]
+        return json.dumps(record)
+
+    @classmethod
+    def loads(cls, text: str) -> QemuFacts:
+        """The facts that `dumps` wrote. Raises ValueError for anything else."""
+        try:
+            record = json.loads(text)
+            for name in ("devices", "cpu_models", "accelerators"):
+                record[name] = frozenset(record[name])
+            record["features"] = frozenset(map(Feature, record["features"]))
+            record["machines"] = tuple(MachineType(**machine) for machine in record["machines"])
+            record["version"] = tuple(record["version"])
+            return cls(**record)
+        except (AttributeError, KeyError, TypeError) as error:
+            message = f"not the facts of a QEMU: {error}"
+            raise ValueError(message) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,6 +195,8 @@ class Plan:
     """Bytes at boot."""
     options: tuple[Option, ...]
     fds: tuple[FdSource, ...]
+    wrapper: tuple[str, ...] = ()
+    """The command that QEMU is started through, which becomes QEMU; ties a captive machine to its launcher."""
     steps: tuple[Step, ...] = ()
     inputs: tuple[Input, ...] = ()
     ports: tuple[Port, ...] = ()

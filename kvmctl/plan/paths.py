@@ -85,13 +85,16 @@ class MachinePaths:
 
     @property
     def lock(self) -> str:
-        """Held by ``flock`` exactly while QEMU lives: QEMU inherits the locked descriptor."""
+        """Locked exactly while QEMU lives: QEMU inherits the locked descriptor."""
         return join(self.run, "lock")
 
     @property
-    def birth(self) -> str:
-        """Held by ``flock`` while the machine is being started, then gone: left over and free, the start was cut off."""
-        return join(self.run, "birth")
+    def tether(self) -> str:
+        """Locked by whoever the machine depends on: its launcher while it starts, its owner while it is captive.
+
+        Left over and free, that process is gone, and what it was holding up is to be cleared away.
+        """
+        return join(self.run, "tether")
 
     @property
     def plan(self) -> str:
@@ -120,7 +123,7 @@ class MachinePaths:
 
     @property
     def console_lock(self) -> str:
-        """Held by ``flock`` by the terminal attached to the console, its process id inside."""
+        """Locked by the terminal attached to the console, its process id inside."""
         return join(self.run, "console.lock")
 
     @property

@@ -1,0 +1,66 @@
+"""The one table of verbs: what ``kvmctl --help`` lists, and where each verb's function is. Imports nothing of kvmctl.
+
+A verb is a plain function annotated for typer. Its module is imported when the verb is asked for and not before, so
+that a verb costs what it uses and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A word of the command line and its function: `attribute` of the module ``kvmctl.cli.<module>``."""
+
+    name: str
+    module: str
+    attribute: str
+    help: str
+    """One line for the overview; the function's docstring begins with it, and a full stop."""
+
+
+GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
+    "This host": (
+        Verb("doctor", "doctor", "doctor", "Say what this host can run, and what to do about the rest"),
+        Verb("completion", "completion", "completion", "Print the completion script of a shell"),
+    ),
+    "Machine specs": (
+        Verb("schema", "schema", "schema", "Print the JSON Schema of machine specs"),
+        Verb("validate", "validate", "validate", "Check a spec and name every problem in it"),
+        Verb("argv", "argv", "argv", "Print the QEMU command line of a machine, and why each option is there"),
+        Verb("define", "define", "define", "Keep a spec under its machine's name"),
+        Verb("create", "create", "create", "Write and define a spec from a few options"),
+        Verb("edit", "edit", "edit", "Change a defined machine's spec in an editor"),
+        Verb("rm", "rm", "rm", "Remove a machine: its spec and everything kvmctl made for it"),
+    ),
+    "Running": (
+        Verb("run", "run", "run", "Run a machine in the foreground, its console on this terminal"),
+        Verb("start", "start", "start", "Start a machine and return"),
+        Verb("stop", "stop", "stop", "Ask a machine to power down, and see that it does"),
+        Verb("kill", "power", "kill", "End a machine at once, as pulling the plug would"),
+        Verb("restart", "power", "restart", "Stop a machine and start it again, from its spec as it is now"),
+        Verb("reset", "power", "reset", "Press the reset button"),
+        Verb("pause", "power", "pause", "Halt a machine's CPUs"),
+        Verb("resume", "power", "resume", "Let a paused machine go on"),
+        Verb("wait", "wait", "wait", "Wait until a machine has come to a state"),
+    ),
+    "Looking": (
+        Verb("list", "list", "list_", "List the machines that run, or all"),
+        Verb("show", "show", "show", "Show all that is known of a machine"),
+        Verb("logs", "logs", "logs", "Print what a machine's console has said"),
+        Verb("events", "events", "events", "Print what happened to a machine, or follow it"),
+        Verb("screenshot", "screenshot", "screenshot", "Save a picture of a machine's display"),
+    ),
+    "Inside": (
+        Verb("console", "console", "console", "Attach this terminal to a machine's console"),
+        Verb("exec", "exec", "exec_", "Run a command inside a machine, through its guest agent"),
+        Verb("qmp", "qmp", "qmp", "Send QEMU a monitor command"),
+        Verb("balloon", "balloon", "balloon", "Show or change how much memory a machine has"),
+    ),
+}
+"""Verbs by the heading they have in ``kvmctl --help``."""
+
+VERBS: Final[dict[str, Verb]] = {verb.name: verb for group in GROUPS.values() for verb in group}
+"""Verbs by name, in the order of the overview."""

@@ -1,0 +1,124 @@
+"""What was learnt of QEMU binaries, kept from one command to the next.
+
+Two files a binary: its raw replies, and the facts derived from them, small enough that every command can read them.
+Each holds the identity of the binary it describes; a file that is of another binary, of another kvmctl, or damaged,
+is no file. A cache that can't be written costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from zlib import crc32
+
+from kvmctl.plan.facts import Feature, QemuFacts
+
+FORMAT: Final = 1
+"""Raised when the questions change, or what the derived facts mean."""
+
+_RULES: Final = [FORMAT, *sorted(Feature)]
+
+_SCRIPT_LIMIT: Final = 64 << 10
+_MODULE_DIRECTORIES: Final = ("lib/qemu", "lib64/qemu", "lib/x86_64-linux-gnu/qemu")
+
+
+def identify(path: str, *, env: Mapping[str, str]) -> str | None:
+    """The identity of the binary at `path`: another one when the binary or its set of modules is replaced.
+
+    A script counts together with every program it names by an absolute path. One that finds its QEMU in another way
+    has no identity that could be trusted: None.
+    """
+    try:
+        programs = _find_programs(Path(path))
+        stamps = [_stamp(file) for file in (*programs, *_find_module_directories(programs, env))]
+    except OSError:
+        return None
+    return json.dumps(stamps) if programs else None
+
+
+def _find_programs(path: Path) -> list[Path]:
+    """`path`, and what it runs if it is a script; empty if that can't be told."""
+    with path.open("rb") as file:
+        head = file.read(_SCRIPT_LIMIT)
+    if not head.startswith(b"#!"):
+        return [path]
+    body = head.partition(b"\n")[2].decode(errors="replace")
+    named = [Path(word) for word in dict.fromkeys(re.findall(r"/[^\s'\"=:;]+", body))]
+    programs = [file for file in named if file.is_file() and os.access(file, os.X_OK)]
+    return [path, *programs] if programs else []
+
+
+def _find_module_directories(programs: list[Path], env: Mapping[str, str]) -> Iterator[Path]:
+    """Where QEMU looks for modules: a package that adds one changes what it can do, and not the binary."""
+    asked = env.get("QEMU_MODULE_DIR")
+    prefixes = dict.fromkeys(program.resolve().parent.parent for program in programs)
+    candidates = [prefix / directory for prefix in prefixes for directory in _MODULE_DIRECTORIES]
+    yield from (directory for directory in (*([Path(asked)] if asked else ()), *candidates) if directory.is_dir())
+
+
+def _stamp(path: Path) -> list[str | int]:
+    status = path.stat()
+    return [str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The two files about the binary at `path`, which is `identity`, in `directory`."""
+
+    directory: Path
+    path: str
+    identity: str
+
+    def load_facts(self) -> QemuFacts | None:
+        """The facts, if they are of this binary and were derived by the rules of this kvmctl."""
+        record = self._load("facts", rules=_RULES)
+        try:
+            return QemuFacts.loads(record["facts"]) if record else None
+        except (ValueError, KeyError):
+            return None
+
+    def load_replies(self) -> dict[str, Any] | None:
+        """The raw replies, if they are of this binary."""
+        record = self._load("replies", rules=[FORMAT])
+        replies = record.get("replies") if record else None
+        return replies if isinstance(replies, dict) else None
+
+    def save(self, replies: Mapping[str, Any], facts: QemuFacts) -> None:
+        """Keeps both, private to the user. Does nothing if the directory can't be written."""
+        with suppress(OSError):
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._save("replies", {"rules": [FORMAT], "replies": replies})
+            self._save("facts", {"rules": _RULES, "facts": facts.dumps()})
+
+    def _file(self, kind: str) -> Path:
+        # Two paths of one name and sum would take turns: each is only ever read for the identity that it holds.
+        path = os.fsencode(self.path)
+        return self.directory / f"{Path(self.path).name}-{crc32(path):08x}.{kind}.json"
+
+    def _load(self, kind: str, *, rules: list[Any]) -> dict[str, Any] | None:
+        try:
+            record = json.loads(self._file(kind).read_bytes())
+        except (OSError, ValueError):
+            return None
+        is_ours = isinstance(record, dict) and record.get("identity") == self.identity
+        return record if is_ours and record.get("rules") == rules else None
+
+    def _save(self, kind: str, content: Mapping[str, Any]) -> None:
+        descriptor, name = tempfile.mkstemp(dir=self.directory, prefix=f".{kind}.")  # 0600 under any umask
+        temporary = Path(name)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                json.dump({"identity": self.identity, **content}, file, separators=(",", ":"))
+                file.flush()
+                os.fsync(descriptor)
+            temporary.replace(self._file(kind))
+        except BaseException:
+            temporary.unlink()
+            raise

@@ -1,0 +1,52 @@
+"""qemu-img: JSON out, clear errors in. Formats are always given, never probed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from kvmctl.errors import HostError, ImageError
+
+
+def find_qemu_img(qemu: str) -> str:
+    """The qemu-img beside the QEMU binary `qemu`, else the one on PATH. Raises HostError."""
+    beside = os.path.join(os.path.dirname(qemu), "qemu-img")
+    found = beside if os.access(beside, os.X_OK) else shutil.which("qemu-img")
+    if found is None:
+        raise HostError("qemu-img was not found", hint="Install it: apt install qemu-utils, or dnf install qemu-img.")
+    return found
+
+
+def create(program: str, path: str, *, image_format: str, size: int) -> None:
+    """Make an empty image of `size` bytes, 0600; it is at `path` whole or not at all. Raises ImageError."""
+    partial = f"{path}.{os.getpid()}.part"
+    _run([program, "create", "-q", "-f", image_format, partial, str(size)], partial, path, verb="create")
+
+
+def convert(program: str, source: str, path: str, *, source_format: str, image_format: str) -> None:
+    """Copy `source` to `path` in another format, 0600, whole or not at all. Raises ImageError."""
+    partial = f"{path}.{os.getpid()}.part"
+    argv = [program, "convert", "-q", "-f", source_format, "-O", image_format, source, partial]
+    _run(argv, partial, path, verb="convert")
+
+
+def _run(argv: list[str], partial: str, path: str, *, verb: str) -> None:
+    try:
+        result = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            umask=0o077,
+        )
+        if result.returncode != 0:
+            raise ImageError(f"cannot {verb} the image {path!r}", detail=result.stderr.replace(partial, path).strip())
+        os.rename(partial, path)
+    except OSError as error:
+        raise ImageError(f"cannot {verb} the image {path!r}: {error.strerror}") from error
+    finally:
+        if os.path.lexists(partial):
+            os.unlink(partial)

@@ -1,0 +1,148 @@
+"""A guest of eleven bytes that proves KVM executes code: an addition, a store, a load, and an OUT with the result.
+
+It starts in real mode, as every x86 CPU does, with the two numbers in AX and BX and no devices at all, so each of its
+two exits comes to us: first the OUT, then the HLT. It proves nothing about larger guests: where KVM emulates
+(``kvm_pvm``), firmware and this guest run and an ordinary kernel hangs.
+"""
+
+from __future__ import annotations
+
+import errno
+import platform
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from mmap import PAGESIZE, mmap
+from time import perf_counter_ns
+from typing import Final
+
+from kvmctl.ioctl import abi
+from kvmctl.ioctl.device import Exit, Kvm, Vcpu, Vm
+
+CODE: Final = bytes.fromhex(
+    "01d8"  # add ax, bx
+    "a30008"  # mov [0x800], ax
+    "a10008"  # mov ax, [0x800]
+    "e7e9"  # out 0xe9, ax
+    "f4"  # hlt
+)
+ADDENDS: Final = (0x1234, 0x4321)
+PORT: Final = 0xE9
+_EXPECTED: Final = (
+    Exit(abi.ExitReason.IO, port=PORT, data=sum(ADDENDS).to_bytes(2, "little")),
+    Exit(abi.ExitReason.HLT),
+)
+_IDENTITY_MAP: Final = 0x1_0000
+_TSS: Final = 0x2_0000
+_RFLAGS_RESERVED: Final = 2
+"""Bit 1 of RFLAGS is always set; KVM refuses to enter a guest without it."""
+_KICK: Final = signal.SIGRTMIN + 1
+"""Nobody's signal: blocked for the thread, let through only while the vCPU runs, and taken off the queue after."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """How far the self-test came. `exits` names the exits in order; times are in microseconds."""
+
+    creates_vm: bool = False
+    creates_vcpu: bool = False
+    runs_code: bool = False
+    exits: tuple[str, ...] = ()
+    total_us: int = 0
+    """From creating the VM to having closed everything."""
+    run_us: int = 0
+    """In KVM_RUN."""
+    reason: str = ""
+    """Why it failed; empty when it passed."""
+
+
+def self_test(kvm: Kvm, *, patience: float = 1.0) -> SelfTest:
+    """Make a VM with one vCPU and one page, run `CODE` on it, and tear it down; at most `patience` seconds of running.
+
+    Never raises for what KVM refuses: that is the result.
+    """
+    if platform.machine() != "x86_64":
+        return SelfTest(reason=f"this is {platform.machine()}, whose KVM runs no x86 guest")
+    started = perf_counter_ns()
+    result = _attempt(kvm, patience=patience)
+    return replace(result, total_us=(perf_counter_ns() - started) // 1000)
+
+
+def _attempt(kvm: Kvm, *, patience: float) -> SelfTest:
+    result = SelfTest()
+    try:
+        with ExitStack() as stack:
+            # Unmapped last: the VM holds on to it.
+            memory = stack.enter_context(mmap(-1, PAGESIZE))
+            memory[: len(CODE)] = CODE
+            vm = stack.enter_context(kvm.create_vm())
+            result = replace(result, creates_vm=True)
+            vcpu = stack.enter_context(_make_vcpu(vm, memory))
+            result = replace(result, creates_vcpu=True)
+            _enter_real_mode(vcpu)
+            return _run(vcpu, result, patience=patience)
+    except OSError as error:
+        return replace(result, reason=str(error))
+
+
+def _make_vcpu(vm: Vm, memory: mmap) -> Vcpu:
+    vm.set_real_mode_pages(tss=_TSS, identity_map=_IDENTITY_MAP)
+    vm.add_memory(memory, guest_address=0, slot=0)
+    return vm.create_vcpu(0)
+
+
+def _enter_real_mode(vcpu: Vcpu) -> None:
+    sregs = vcpu.sregs()
+    # A CPU comes out of reset at 0xfffffff0; the page starts at 0.
+    sregs.cs.base = sregs.cs.selector = 0
+    vcpu.set_sregs(sregs)
+    first, second = ADDENDS
+    vcpu.set_regs(abi.Regs(rax=first, rbx=second, rip=0, rflags=_RFLAGS_RESERVED))
+
+
+def _run(vcpu: Vcpu, result: SelfTest, *, patience: float) -> SelfTest:
+    exits: list[Exit] = []
+    nanoseconds = 0
+    try:
+        with _kicked_after(patience, vcpu):
+            for expected in _EXPECTED:
+                started = perf_counter_ns()
+                exits.append(vcpu.run())
+                nanoseconds += perf_counter_ns() - started
+                if exits[-1] != expected:
+                    break
+        reason = "" if tuple(exits) == _EXPECTED else _describe(exits[-1])
+    except OSError as error:
+        reason = f"the guest was still running after {patience:g} s" if error.errno == errno.EINTR else str(error)
+    names = tuple(each.name for each in exits)
+    return replace(result, runs_code=not reason, exits=names, run_us=nanoseconds // 1000, reason=reason)
+
+
+def _describe(last: Exit) -> str:
+    if last.reason == abi.ExitReason.IO:
+        return f"the guest wrote {last.data.hex() or 'nothing'} to port {last.port:#x}: KVM calculates wrongly"
+    code = f" with code {last.code:#x}" if last.code else ""
+    return f"the guest ended with {last.name}{code} instead of HLT"
+
+
+@contextmanager
+def _kicked_after(seconds: float, vcpu: Vcpu) -> Iterator[None]:
+    """End KVM_RUN on this thread with EINTR after `seconds`.
+
+    The thread blocks the signal and the vCPU lets it through (KVM_SET_SIGNAL_MASK), so no handler ever runs, which
+    only the main thread could install, and a kick that comes too late has no one to hit.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {_KICK})
+    timer = threading.Timer(seconds, signal.pthread_kill, (threading.get_ident(), _KICK))
+    try:
+        vcpu.set_signal_mask(set(before) - {_KICK})
+        timer.start()
+        yield
+    finally:
+        timer.cancel()
+        if timer.ident:
+            timer.join()
+        signal.sigtimedwait({_KICK}, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,34 @@
+"""Attaching to a machine that runs, whoever started it."""
+
+from __future__ import annotations
+
+from kvmctl.errors import StateError
+from kvmctl.plan.model import Plan
+from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.runtime import end, files
+from kvmctl.runtime.vm import Vm
+
+
+def attach(name: str, *, roots: Roots | None = None) -> Vm:
+    """The running machine `name`. Raises NotFound, NotRunning, StateError where its plan can't be read."""
+    paths, process = end.find_running(name, roots)
+    try:
+        return Vm(read_plan(paths), paths, process)
+    except BaseException:
+        process.close()
+        raise
+
+
+def read_plan(paths: MachinePaths) -> Plan:
+    """The plan that the machine's present or last run was started from. Raises StateError."""
+    try:
+        with open(paths.plan, encoding="utf-8") as file:
+            return Plan.loads(file.read())
+    except OSError as error:
+        raise files.cannot("read", paths.plan, error) from error
+    except ValueError as error:
+        raise StateError(
+            f"{paths.plan!r} is not a plan this kvmctl understands",
+            detail=str(error),
+            hint=f"It may be of another version: end the machine with kvmctl kill {paths.name}",
+        ) from error

@@ -1,0 +1,88 @@
+"""The first half of a start, up to a QEMU that is about to answer: claim, look, make, exec. No asyncio.
+
+Whatever goes wrong in between, nothing is left: no process, no file, no lock. What even SIGKILL leaves is swept by the
+next command.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from signal import SIGKILL
+from socket import MSG_DONTWAIT, MSG_PEEK
+
+from kvmctl.errors import KvmctlError, LaunchFailed
+from kvmctl.plan.model import Plan
+from kvmctl.plan.paths import MachinePaths
+from kvmctl.runtime import files, history, preflight, steps, store, verdict
+from kvmctl.runtime.spawn import Child, spawn
+from kvmctl.runtime.store import Claim
+
+_REAP_SECONDS = 5.0
+_LOG_TAIL = 4096
+
+
+@dataclass(slots=True)
+class Beginning:
+    """A machine on its way up: QEMU was started and has yet to be told to run."""
+
+    plan: Plan
+    paths: MachinePaths
+    claim: Claim
+    child: Child
+    undo: ExitStack
+
+    def succeed(self) -> None:
+        """The machine runs: keep what was made. A captive one stays tethered to this process."""
+        self.undo.pop_all()
+        self.child.monitor.close()
+        if not self.claim.is_captive:
+            self.claim.untether()
+
+    def fail(self, cause: BaseException) -> BaseException:
+        """End QEMU, unmake everything, and return the error to raise: QEMU's own words where it died of itself."""
+        status = self._end_child(is_dying=isinstance(cause, KvmctlError))
+        log = files.read_tail(self.paths.qemu_log, limit=_LOG_TAIL)
+        self.undo.close()
+        if status is None or not isinstance(cause, KvmctlError):
+            return cause
+        return verdict.explain(self.plan.name, status=status, log=log)
+
+    def _end_child(self, *, is_dying: bool) -> int | None:
+        """QEMU's exit status if it ended by itself; None if it had to be killed."""
+        child = self.child
+        died = child.process.wait(_REAP_SECONDS if is_dying and _hung_up(child) else 0)
+        if not died:
+            child.process.signal(SIGKILL)
+            child.process.wait(_REAP_SECONDS)
+        status = child.reap()
+        child.process.close()
+        child.monitor.close()
+        return status if died else None
+
+
+def begin(plan: Plan, paths: MachinePaths, *, is_captive: bool) -> Beginning:
+    """Claim the machine and start its QEMU, stopped before its first instruction.
+
+    Raises AlreadyRunning where somebody was quicker, and every error that looking, making and starting can end in.
+    """
+    claim = store.claim(paths, is_captive=is_captive)
+    with ExitStack() as undo:
+        undo.callback(claim.abandon)
+        history.archive(paths)
+        preflight.check(plan)
+        files.write_atomic(paths.plan, plan.dumps().encode())
+        steps.carry_out(plan, undo)
+        child = spawn(plan, claim)
+        return Beginning(plan, paths, claim, child, undo.pop_all())
+    raise LaunchFailed(f"cannot start {plan.name!r}")  # unreachable: the block above returns or raises
+
+
+def _hung_up(child: Child) -> bool:
+    """Whether QEMU has closed its end of the private monitor, which it does only when it ends."""
+    try:
+        return child.monitor.recv(1, MSG_PEEK | MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

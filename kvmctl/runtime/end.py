@@ -1,0 +1,100 @@
+"""Ending a machine without asking it: signals, through a descriptor that means QEMU and nothing else. No asyncio."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from signal import SIGKILL, SIGTERM
+
+from kvmctl.errors import DeadlineExceeded, NotRunning
+from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.runtime import history, journal, listing, store
+from kvmctl.runtime.events import KILL, Exit
+from kvmctl.runtime.process import Process
+
+TERM_SECONDS = 5.0
+"""How long QEMU may take to flush its disks and go, once told to."""
+KILL_SECONDS = 5.0
+"""How long the kernel may take to clear a killed process away."""
+
+
+class Rung(StrEnum):
+    """A step of the stop ladder, in order: each asks less of the guest than the one before."""
+
+    AGENT = "agent"
+    """The guest agent was asked to shut down."""
+    ACPI = "acpi"
+    """The power button was pressed."""
+    ACPI_AGAIN = "acpi-again"
+    """... once more: a guest that was still booting may have missed it."""
+    QUIT = "quit"
+    """QEMU was told to quit: the guest loses what it had not written, the disks stay consistent."""
+    KILL = "kill"
+    """SIGKILL."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopResult:
+    """How a machine was stopped: `rung` is the step that worked, `tried` those before with what came of them."""
+
+    name: str
+    rung: Rung
+    seconds: float
+    exit: Exit
+    tried: tuple[tuple[Rung, str], ...] = ()
+
+
+def find_running(name: str, roots: Roots | None = None) -> tuple[MachinePaths, Process]:
+    """The running machine `name` and its QEMU. Raises NotFound, NotRunning. The caller closes the process."""
+    roots = roots or store.find_roots()
+    paths = roots.machine(name)
+    listing.find_machine(name, roots)
+    process = store.find_process(paths)
+    if process is None:
+        raise _not_running(paths)
+    return paths, process
+
+
+def force_stop(name: str, roots: Roots | None = None) -> StopResult:
+    """End QEMU by SIGTERM, which lets it flush its disks, and by SIGKILL if that does not help.
+
+    Raises NotFound, NotRunning, DeadlineExceeded.
+    """
+    paths, process = find_running(name, roots)
+    began = time.monotonic()
+    with process:
+        process.signal(SIGTERM)
+        rung = Rung.QUIT
+        if not process.wait(TERM_SECONDS):
+            rung = Rung.KILL
+            send_kill(paths, process, by="stop --force")
+    return StopResult(name, rung, time.monotonic() - began, history.find_exit(paths))
+
+
+def kill(name: str, roots: Roots | None = None) -> StopResult:
+    """End QEMU by SIGKILL: a power cut. Raises NotFound, NotRunning, DeadlineExceeded."""
+    paths, process = find_running(name, roots)
+    began = time.monotonic()
+    with process:
+        send_kill(paths, process, by="kill")
+    return StopResult(name, Rung.KILL, time.monotonic() - began, history.find_exit(paths))
+
+
+def send_kill(paths: MachinePaths, process: Process, *, by: str) -> None:
+    """SIGKILL, with a note in the journal that it was us. Raises DeadlineExceeded."""
+    journal.append_event(paths, KILL, {"by": f"kvmctl {by}", "pid": os.getpid()})
+    process.signal(SIGKILL)
+    if not process.wait(KILL_SECONDS):
+        raise DeadlineExceeded(
+            f"QEMU of {paths.name!r} (process {process.pid}) did not die within {KILL_SECONDS:.0f} s of SIGKILL",
+            hint="It hangs in the kernel, as on a dead network file system: see /proc/PID/stack.",
+        )
+
+
+def _not_running(paths: MachinePaths) -> NotRunning:
+    pid, _ = store.read_tether(paths)
+    if store.is_alive(paths) and pid is not None:
+        return NotRunning(f"machine {paths.name!r} is just being started by process {pid}", hint="Try again.")
+    return NotRunning(f"machine {paths.name!r} is not running", hint=f"Start it: kvmctl start {paths.name}")

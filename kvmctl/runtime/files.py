@@ -1,0 +1,106 @@
+"""Files of kvmctl's own: private whatever the umask, and whole or not there at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from contextlib import suppress
+
+from kvmctl.errors import StateError
+
+
+def make_private_dir(path: str) -> None:
+    """Create `path` and its missing parents as 0700. Raises StateError."""
+    if os.path.isdir(path):  # pathlib costs `list` more than all of this module
+        return
+    parent = os.path.dirname(path)
+    if parent and parent != path:
+        make_private_dir(parent)
+    try:
+        os.mkdir(path, 0o700)
+        os.chmod(path, 0o700)  # a umask may have taken bits of ours away
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise StateError(f"{path!r} is in the way: it should be a directory") from None
+    except OSError as error:
+        raise cannot("create the directory", path, error) from error
+
+
+def write_atomic(path: str, data: bytes) -> None:
+    """Write `data` to `path`, 0600: the old content or the new one is there, never half of it. Raises StateError."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+            _write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+        sync_dir(os.path.dirname(path))
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise cannot("write", path, error) from error
+
+
+def sync_dir(path: str) -> None:
+    """Make renames in the directory `path` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_append(path: str, *, truncate: bool = False) -> int:
+    """A descriptor that appends to `path`, created 0600. Raises StateError. The caller closes it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_TRUNC if truncate else 0)
+    try:
+        descriptor = os.open(path, flags, 0o600)
+        os.fchmod(descriptor, 0o600)
+    except OSError as error:
+        raise cannot("open", path, error) from error
+    return descriptor
+
+
+def read_tail(path: str, *, limit: int) -> str:
+    """The last `limit` bytes of `path` as text, from the start of a line; empty where there is no such file."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit))
+            data = file.read(limit)
+    except FileNotFoundError:
+        return ""
+    if size > limit:
+        data = data.partition(b"\n")[2]
+    return data.decode(errors="replace")
+
+
+def remove_tree(path: str) -> None:
+    """Remove `path` and all below it; nothing to do where it is not there. Raises StateError."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise cannot("remove", path, error) from error
+
+
+def cannot(verb: str, path: str, error: OSError) -> StateError:
+    """The error for an operation on a file of ours that the system refused."""
+    return StateError(
+        f"cannot {verb} {path!r}: {error.strerror}",
+        hint="Free some space, or point KVMCTL_STATE_DIR and KVMCTL_RUNTIME_DIR elsewhere."
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}
+        else "",
+    )
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

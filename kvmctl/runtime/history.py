@@ -1,0 +1,87 @@
+"""What becomes of a run that is over: one line in the machine's history, so that the next start may begin afresh."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+
+from kvmctl.plan.paths import MachinePaths
+from kvmctl.runtime import files, journal
+from kvmctl.runtime.events import Exit, ExitReason, derive
+
+_KEPT = 100
+_LOCKS = frozenset({"lock", "tether"})
+
+
+def read_last_exit(paths: MachinePaths) -> Exit | None:
+    """How the machine's last run ended: by its journal, else by its history; None where it never ran."""
+    if os.path.exists(paths.journal):
+        return find_exit(paths)
+    for line in reversed(_read_lines(paths)):
+        with suppress(ValueError, KeyError, TypeError):
+            record = json.loads(line)
+            return Exit(ExitReason(record["reason"]), record["ended"], record["status"], record["detail"])
+    return None
+
+
+def find_exit(paths: MachinePaths) -> Exit:
+    """How the run whose journal is in the run directory ended. Raises StateError."""
+    end = derive(journal.read_events(paths)).exit
+    if end.time is None and (words := _last_words(paths)):
+        return Exit(ExitReason.CRASHED, _modified(paths.qemu_log), end.status, words)
+    return end if end.time is not None else Exit(end.reason, _modified(paths.journal), end.status, end.detail)
+
+
+def archive(paths: MachinePaths) -> None:
+    """Move the last run's end to the history and its files out of the way. Raises StateError."""
+    if os.path.exists(paths.journal):
+        _append(paths)
+    for name in os.listdir(paths.run):
+        if name in _LOCKS:
+            continue
+        path = os.path.join(paths.run, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            files.remove_tree(path)
+        else:
+            os.unlink(path)
+
+
+def _append(paths: MachinePaths) -> None:
+    end = find_exit(paths)
+    record = {
+        "started": derive(journal.read_events(paths)).started,
+        "ended": end.time,
+        "reason": end.reason.value,
+        "status": end.status,
+        "detail": end.detail,
+    }
+    lines = [*_read_lines(paths)[-(_KEPT - 1) :], json.dumps(record)]
+    files.make_private_dir(paths.state)
+    files.write_atomic(paths.history, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _read_lines(paths: MachinePaths) -> list[str]:
+    try:
+        with open(paths.history, encoding="utf-8") as file:
+            return file.read().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise files.cannot("read", paths.history, error) from error
+
+
+def _last_words(paths: MachinePaths) -> str:
+    """What QEMU says when it dies of itself: an assertion, an abort, a failed allocation."""
+    for line in reversed(files.read_tail(paths.qemu_log, limit=4096).splitlines()):
+        if any(
+            word in line for word in ("Assertion", "assert", "ERROR:", "Aborted", "cannot allocate", "KVM: ", "error:")
+        ):
+            return line.strip()
+    return ""
+
+
+def _modified(path: str) -> float | None:
+    with suppress(OSError):
+        return os.stat(path).st_mtime
+    return None

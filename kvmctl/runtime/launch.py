@@ -1,0 +1,42 @@
+"""Getting a running machine from a spec: `launch` one that ends with us, `start` one that goes on."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from kvmctl.plan.paths import Roots
+from kvmctl.runtime import start as starting
+from kvmctl.runtime.prepare import prepare
+from kvmctl.runtime.registry import name_of
+from kvmctl.runtime.vm import Vm
+from kvmctl.spec.machine import Machine
+
+
+@asynccontextmanager
+async def launch(
+    machine: Machine | str | os.PathLike[str], *, name: str | None = None, roots: Roots | None = None
+) -> AsyncIterator[Vm]:
+    """Run `machine`, a spec, or the name or file of one, for as long as the context lasts.
+
+    It is given a name of its own, so that any number of one spec may run at once, unless `name` says otherwise. It
+    ends with this process, whatever ends that, and nothing of it is left. Raises SpecError, NotFound, HostError,
+    LaunchFailed.
+    """
+    unique = name or f"{name_of(machine)}-{secrets.token_hex(3)}"
+    prepared = prepare(machine, name=unique, is_captive=True, roots=roots)
+    async with starting.run_plan(prepared.plan, prepared.paths) as vm:
+        yield vm
+
+
+async def start(
+    machine: Machine | str | os.PathLike[str], *, name: str | None = None, roots: Roots | None = None
+) -> Vm:
+    """Start `machine`, a spec, or the name or file of one; it goes on when this process ends.
+
+    Raises AlreadyRunning, SpecError, NotFound, HostError, LaunchFailed.
+    """
+    prepared = prepare(machine, name=name, roots=roots)
+    return await starting.start_plan(prepared.plan, prepared.paths)

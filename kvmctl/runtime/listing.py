@@ -1,0 +1,117 @@
+"""Every machine there is and what it is doing, by looking at files and locks only: no monitor, no asyncio, no pydantic.
+
+A hundred machines are a hundred lock queries and a hundred small files. What can't be read is listed as broken with
+the reason; nothing is ever hidden.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from kvmctl.errors import KvmctlError, NotFound
+from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.runtime import files, history, journal, store
+from kvmctl.runtime.events import Exit, State, derive
+
+
+@dataclass(frozen=True, slots=True)
+class MachineInfo:
+    """One machine as `list` shows it."""
+
+    name: str
+    state: State
+    is_defined: bool
+    """There is a spec of that name; without one it is a machine that was started from a file and is forgotten at its
+    end."""
+    pid: int | None = None
+    accel: str | None = None
+    cpus: int | None = None
+    memory: int | None = None
+    """Bytes at boot."""
+    started: float | None = None
+    """Seconds since the epoch."""
+    exit: Exit | None = None
+    """How its last run ended; None while it runs, or where it never did."""
+    agent_open: bool = False
+    problem: str = ""
+    """Why it is broken."""
+
+
+def list_machines(roots: Roots | None = None, *, include_stopped: bool = False) -> list[MachineInfo]:
+    """The running machines, sorted by name; with `include_stopped` also those that are not."""
+    roots = roots or store.find_roots()
+    store.sweep(roots)
+    names = set(store.run_names(roots))
+    defined = defined_names(roots)
+    found = [inspect(roots, name, is_defined=name in defined) for name in sorted(names | defined)]
+    return found if include_stopped else [machine for machine in found if machine.state is not State.STOPPED]
+
+
+def find_machine(name: str, roots: Roots | None = None) -> MachineInfo:
+    """The machine `name`. Raises NotFound, naming the nearest ones."""
+    roots = roots or store.find_roots()
+    paths = roots.machine(name)
+    store.sweep_one(paths)
+    defined = defined_names(roots)
+    if name not in defined and not os.path.isdir(paths.run):
+        raise unknown(name, defined | set(store.run_names(roots)))
+    return inspect(roots, name, is_defined=name in defined)
+
+
+def inspect(roots: Roots, name: str, *, is_defined: bool) -> MachineInfo:
+    """What can be seen of one machine from its files; a broken one is described, not raised."""
+    paths = roots.machine(name)
+    try:
+        if store.is_alive(paths):
+            return _inspect_running(paths, is_defined=is_defined)
+        return MachineInfo(name, State.STOPPED, is_defined, exit=history.read_last_exit(paths))
+    except (KvmctlError, OSError, ValueError, KeyError) as error:
+        summary = error.summary if isinstance(error, KvmctlError) else f"{type(error).__name__}: {error}"
+        return MachineInfo(name, State.BROKEN, is_defined, problem=summary)
+
+
+def defined_names(roots: Roots) -> set[str]:
+    """The names of the machines that have a spec. Raises StateError."""
+    try:
+        return {name.removesuffix(".toml") for name in os.listdir(roots.machines) if name.endswith(".toml")}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise files.cannot("read", roots.machines, error) from error
+
+
+def unknown(name: str, names: set[str]) -> NotFound:
+    """The error for a machine that does not exist."""
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "See them all with: kvmctl list --all"
+    return NotFound(f"there is no machine {name!r}", hint=hint)
+
+
+def _inspect_running(paths: MachinePaths, *, is_defined: bool) -> MachineInfo:
+    record = _read_plan(paths)
+    told = derive(journal.read_events(paths))
+    return MachineInfo(
+        name=paths.name,
+        state=told.state,
+        is_defined=is_defined,
+        pid=store.read_pid(paths),
+        accel=record.get("accel"),
+        cpus=record.get("cpus"),
+        memory=record.get("memory"),
+        started=told.started,
+        agent_open=told.agent_open,
+    )
+
+
+def _read_plan(paths: MachinePaths) -> dict[str, Any]:
+    """The plan's record, not made into a `Plan`: three of its fields are wanted."""
+    try:
+        with open(paths.plan, encoding="utf-8") as file:
+            record = json.load(file)
+    except FileNotFoundError:
+        return {}  # claimed, and not yet written
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,69 @@
+"""Looking before the leap: what QEMU would refuse in its own words, said with the spec's key and the holder's name.
+
+None of this is a guarantee; QEMU's own checks still hold when somebody is quicker.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from kvmctl.errors import ImageBusy, ImageError, NotFound, PortBusy
+from kvmctl.image.ofd import is_in_use
+from kvmctl.plan.model import CopyNvram, CreateImage, Input, Plan, Port
+from kvmctl.runtime import deferred
+
+
+def check(plan: Plan) -> None:
+    """Raises NotFound, ImageError, ImageBusy or PortBusy for the first thing that QEMU could not use."""
+    made = {step.path for step in plan.steps if isinstance(step, CreateImage | CopyNvram)}
+    for item in plan.inputs:
+        if item.path not in made or os.path.lexists(item.path):
+            _check_input(item)
+    for port in plan.ports:
+        _check_port(port)
+
+
+def _check_input(item: Input) -> None:
+    if not os.path.exists(item.path):
+        raise NotFound(
+            f"{item.key}: {item.path!r} does not exist",
+            hint="A broken link counts as missing; a disk with a size is made on demand."
+            if os.path.islink(item.path)
+            else "Give the path of a file that exists, or a size for a disk to be made.",
+        )
+    mode = os.R_OK | (os.W_OK if item.writable else 0)
+    if not os.access(item.path, mode):
+        wish = "read and write" if item.writable else "read"
+        owner = os.stat(item.path)
+        raise ImageError(
+            f"{item.key}: no permission to {wish} {item.path!r}",
+            detail=f"mode {owner.st_mode & 0o7777:04o}, owner {owner.st_uid}:{owner.st_gid}; we are {os.geteuid()}",
+            hint="QEMU runs as you: make the file yours or readable to you; kvmctl never changes its owner.",
+        )
+    if item.locked and is_in_use(item.path, for_writing=item.writable):
+        holders = deferred.find_holders(item.path)
+        raise ImageBusy(
+            f"{item.key}: {item.path!r} is in use by {' and '.join(map(str, holders)) or 'another process'}",
+            hint="Stop that one first, or give this machine an overlay of its own: qemu-img create -b.",
+            holder=holders[0].pid if holders else None,
+        )
+
+
+def _check_port(port: Port) -> None:
+    family = socket.AF_INET6 if ":" in port.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((port.host, port.port))
+        except OSError as error:
+            holder = deferred.find_listener(port.port)
+            by = f" by {holder}" if holder else ""
+            raise PortBusy(
+                f"{port.key}: cannot listen on {port.host}:{port.port}, it is taken{by}"
+                if error.errno == errno.EADDRINUSE
+                else f"{port.key}: cannot listen on {port.host}:{port.port}: {error.strerror}",
+                hint="Choose another port, or let one be found.",
+                holder=holder.pid if holder else None,
+            ) from error

@@ -1,0 +1,61 @@
+"""From a spec to a plan for this host: load, look, compile. Nothing is touched."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+from kvmctl.compile import compile_plan
+from kvmctl.host.kvm import probe
+from kvmctl.host.qemu import find_qemu, qemu_facts
+from kvmctl.plan.facts import HostFacts, QemuFacts
+from kvmctl.plan.features import Feature
+from kvmctl.plan.model import Plan
+from kvmctl.plan.option import keyval
+from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.runtime import registry, store
+from kvmctl.spec.load import load
+from kvmctl.spec.machine import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan and the paths it was made for."""
+
+    plan: Plan
+    paths: MachinePaths
+
+
+def prepare(
+    machine: Machine | str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    is_captive: bool = False,
+    roots: Roots | None = None,
+) -> Prepared:
+    """The plan for `machine`, a spec, or the name or file of one, on this host.
+
+    A captive machine ends with the process that starts it and keeps nothing. Raises SpecError, NotFound, HostError.
+    """
+    roots = roots or store.find_roots()
+    if not isinstance(machine, Machine):
+        machine = load(registry.find_spec(os.fspath(machine), roots))
+    name = name or machine.name
+    paths = roots.machine(name, ephemeral=is_captive)
+    host = probe()
+    qemu = qemu_facts(find_qemu(machine.qemu, env=os.environ), cache=roots.qemu_cache, env=os.environ)
+    plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name)
+    return Prepared(tie(plan, host, qemu) if is_captive else plan, paths)
+
+
+def tie(plan: Plan, host: HostFacts, qemu: QemuFacts) -> Plan:
+    """`plan` for a QEMU that the kernel kills when its launcher ends, by QEMU's own option or util-linux's setpriv."""
+    if Feature.EXIT_WITH_PARENT in qemu.features:
+        option = keyval("run-with", exit_with_parent=True, why="default: the machine ends with the process it is for")
+        return replace(plan, options=(*plan.options, option))
+    if host.setpriv is None:
+        return replace(
+            plan,
+            warnings=(*plan.warnings, "setpriv (util-linux) is missing: a killed launcher's QEMU is cleared away late"),
+        )
+    return replace(plan, wrapper=(host.setpriv, "--pdeathsig", "KILL", "--"))

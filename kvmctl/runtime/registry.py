@@ -1,0 +1,120 @@
+"""Defined machines: a machine is defined by its spec being there, and by nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tomlkit
+
+from kvmctl.errors import AlreadyRunning, NotFound
+from kvmctl.plan.paths import BUILTIN_SPECS, Roots
+from kvmctl.runtime import files, listing, store
+from kvmctl.spec.load import absolute_text, parse
+from kvmctl.spec.machine import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A spec as it was put under its machine's name; `replaced` says whether there was one before."""
+
+    name: str
+    path: str
+    replaced: bool
+
+
+def find_spec(reference: str, roots: Roots | None = None) -> str:
+    """The file of a spec by its path, its machine's name, or the name of a built-in one. Raises NotFound.
+
+    What has a slash or ends in ``.toml`` or ``.json`` is a path.
+    """
+    if "/" in reference or reference.endswith((".toml", ".json")):
+        return os.path.abspath(reference)
+    roots = roots or store.find_roots()
+    defined = roots.spec(reference)
+    if os.path.exists(defined):
+        return defined
+    if reference in BUILTIN_SPECS:
+        return BUILTIN_SPECS[reference]
+    raise listing.unknown(reference, listing.defined_names(roots) | set(BUILTIN_SPECS))
+
+
+def define(path: str, *, name: str | None = None, roots: Roots | None = None) -> Definition:
+    """Keep the spec in the file `path`, its relative paths made absolute. Raises SpecError, NotFound, StateError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no file {path!r}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotFound(f"cannot read {path!r}: {error}") from error
+    base = os.path.dirname(os.path.abspath(path))
+    machine = parse(text, source=path, base=base)
+    return write_spec(name or machine.name, absolute_text(text, base), roots=roots)
+
+
+def write_spec(name: str, text: str, *, roots: Roots | None = None) -> Definition:
+    """Keep `text` as the spec of machine `name`, if it is a right one. Raises SpecError, StateError."""
+    roots = roots or store.find_roots()
+    path = roots.spec(name)
+    parse(text, source=path, base=roots.machines)
+    is_there = os.path.exists(path)
+    files.make_private_dir(roots.machines)
+    files.write_atomic(path, text.encode())
+    return Definition(name, path, replaced=is_there)
+
+
+def read_spec(name: str, *, roots: Roots | None = None) -> str:
+    """The text of a defined machine's spec. Raises NotFound."""
+    roots = roots or store.find_roots()
+    try:
+        with open(roots.spec(name), encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise listing.unknown(name, listing.defined_names(roots)) from None
+
+
+def create(name: str, fields: Mapping[str, Any], *, roots: Roots | None = None) -> Definition:
+    """Define machine `name` from `fields`, a spec as plain values. Raises SpecError, AlreadyRunning, StateError."""
+    roots = roots or store.find_roots()
+    if os.path.exists(roots.spec(name)):
+        raise AlreadyRunning(f"machine {name!r} is defined already", hint=f"Change it: kvmctl edit {name}")
+    return write_spec(name, tomlkit.dumps({"name": name, **fields}), roots=roots)
+
+
+def files_of(name: str, *, roots: Roots | None = None) -> list[str]:
+    """Everything that `remove` would delete: the spec, the run directory, the state with the disks made for it."""
+    roots = roots or store.find_roots()
+    listing.find_machine(name, roots)
+    paths = roots.machine(name)
+    return [path for path in (roots.spec(name), paths.run, paths.state) if os.path.exists(path)]
+
+
+def remove(name: str, *, roots: Roots | None = None) -> list[str]:
+    """Delete a machine that does not run, and all that kvmctl made for it; what was deleted.
+
+    Disks that the spec names by path are the user's and stay. Raises NotFound, AlreadyRunning.
+    """
+    roots = roots or store.find_roots()
+    doomed = files_of(name, roots=roots)
+    paths = roots.machine(name)
+    claim = store.claim(paths, is_captive=False)  # nobody can start it meanwhile
+    try:
+        if os.path.exists(roots.spec(name)):
+            os.unlink(roots.spec(name))
+        files.remove_tree(paths.state)
+    except OSError as error:
+        raise files.cannot("remove", roots.spec(name), error) from error
+    finally:
+        claim.abandon()
+    return doomed
+
+
+def name_of(machine: Machine | str | os.PathLike[str]) -> str:
+    """The name a machine goes by: its spec's own, else that of the spec's file."""
+    if isinstance(machine, Machine):
+        return machine.name
+    reference = os.path.basename(os.fspath(machine))
+    return reference.removesuffix(".toml").removesuffix(".json")

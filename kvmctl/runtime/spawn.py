@@ -1,0 +1,152 @@
+"""A plan becomes a process: open everything, hand it over, exec QEMU.
+
+QEMU is given descriptors and never opens what we can open for it, so its sandbox may forbid it to start anything.
+Nothing here waits for QEMU: the sockets listen before it exists, and whoever connects is answered as soon as it is
+up.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import assert_never
+
+from kvmctl.errors import LaunchFailed, QemuNotFound
+from kvmctl.plan.model import FdSource, Listen, OpenFile, Pair, Plan, StoreSecret, Tap, VhostNet
+from kvmctl.plan.option import render
+from kvmctl.plan.paths import MachinePaths
+from kvmctl.runtime import deferred, files
+from kvmctl.runtime.process import Process
+from kvmctl.runtime.sockets import listen_unix
+from kvmctl.runtime.store import Claim
+
+_NEGOTIATE = b'{"execute":"qmp_capabilities"}\n'
+
+
+@dataclass(slots=True)
+class Child:
+    """A QEMU of ours that was just started: stopped before its first instruction, its private monitor connected."""
+
+    popen: subprocess.Popen[bytes]
+    process: Process
+    monitor: socket.socket
+
+    def reap(self) -> int | None:
+        """QEMU's exit status if it has ended (negative for a signal); collects the process."""
+        return self.popen.poll()
+
+    def disown(self) -> None:
+        """QEMU goes on without us."""
+        # Popen would complain on collection that its child still runs; that it does is the point.
+        self.popen.returncode = 0
+
+
+class _Opened:
+    """The descriptors that QEMU is to inherit, by their names in the plan, open until the stack is closed."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self.numbers: dict[str, int] = {}
+        self.private: socket.socket | None = None
+
+    def keep(self, name: str, descriptor: int) -> None:
+        self._stack.callback(os.close, descriptor)
+        self.numbers[name] = descriptor
+
+    def open(self, source: FdSource) -> None:
+        match source:
+            case Listen(fd, path):
+                self.keep(fd, listen_unix(path).detach())
+            case Pair(fd):
+                self.private, theirs = socket.socketpair()
+                self.keep(fd, theirs.detach())
+            case OpenFile(fd, path, mode):
+                self.keep(fd, _open_file(path, mode))
+            case Tap(fds):
+                self._keep_all(fds, deferred.open_tap(source))
+            case VhostNet(fds):
+                self._keep_all(fds, deferred.open_vhost_net(source))
+            case _:
+                assert_never(source)
+
+    def _keep_all(self, names: tuple[str, ...], descriptors: list[int]) -> None:
+        for name, descriptor in zip(names, descriptors, strict=True):
+            self.keep(name, descriptor)
+
+
+def spawn(plan: Plan, claim: Claim) -> Child:
+    """Start QEMU by `plan`, with the lock of `claim`. Raises LaunchFailed, HostError, StateError."""
+    paths = claim.paths
+    with ExitStack() as stack:
+        opened = _Opened(stack)
+        for source in plan.fds:
+            opened.open(source)
+        if opened.private is None:
+            raise LaunchFailed(f"the plan of {plan.name!r} has no private monitor")
+        stack.callback(opened.private.close)
+        stdin, feed = _journal_input(stack)
+        popen = _exec(plan, paths, opened.numbers, stdin=stdin, inherited=(claim.lock, feed))
+        process = Process(popen.pid, os.pidfd_open(popen.pid))
+        claim.release_lock()
+        files.write_atomic(paths.pid, b"%d\n" % popen.pid)
+        return Child(popen, process, opened.private.dup())
+
+
+def command_line(plan: Plan, numbers: Mapping[str, int]) -> list[str]:
+    """The whole command line, with the descriptors' numbers filled in."""
+    return [*plan.wrapper, plan.qemu, *render(plan.options, numbers)]
+
+
+def _exec(
+    plan: Plan, paths: MachinePaths, numbers: Mapping[str, int], *, stdin: int, inherited: tuple[int, ...]
+) -> subprocess.Popen[bytes]:
+    journal = files.open_append(paths.journal, truncate=True)
+    log = files.open_append(paths.qemu_log, truncate=True)
+    try:
+        return subprocess.Popen(
+            command_line(plan, numbers),
+            stdin=stdin,
+            stdout=journal,
+            stderr=log,
+            pass_fds=(*numbers.values(), *inherited),
+            env=_environment(plan),
+            cwd="/",
+            umask=0o077,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise QemuNotFound(f"there is no QEMU at {plan.qemu!r}", hint="See: kvmctl doctor") from error
+    except OSError as error:
+        raise LaunchFailed(f"cannot run {plan.qemu!r}: {error.strerror}") from error
+    finally:
+        os.close(journal)
+        os.close(log)
+
+
+def _journal_input(stack: ExitStack) -> tuple[int, int]:
+    """A pipe that holds the journal monitor's opening words. QEMU inherits both ends, so it never ends."""
+    read, write = os.pipe()
+    stack.callback(os.close, read)
+    stack.callback(os.close, write)
+    os.write(write, _NEGOTIATE)
+    return read, write
+
+
+def _environment(plan: Plan) -> dict[str, str]:
+    """Our environment without the secrets, which every process of this user could read there."""
+    secrets = {step.variable for step in plan.steps if isinstance(step, StoreSecret)}
+    return {name: value for name, value in os.environ.items() if name not in secrets}
+
+
+def _open_file(path: str, mode: str) -> int:
+    if mode == "append":
+        return files.open_append(path)
+    flags = os.O_RDONLY if mode == "read" else os.O_RDWR
+    try:
+        return os.open(path, flags | os.O_CLOEXEC)
+    except OSError as error:
+        raise LaunchFailed(f"cannot open {path!r}: {error.strerror}") from error

@@ -1,0 +1,53 @@
+"""What has to exist before QEMU is started: images, UEFI variables, secrets. What was made is unmade if the start
+fails."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, suppress
+from typing import assert_never
+
+from kvmctl.errors import HostError
+from kvmctl.image import qemuimg
+from kvmctl.plan.model import CopyNvram, CreateImage, Plan, Step, StoreSecret
+from kvmctl.runtime import files
+
+
+def carry_out(plan: Plan, undo: ExitStack) -> None:
+    """Do the plan's steps; `undo` unmakes what they made unless it is told otherwise. Raises ImageError, HostError."""
+    for step in plan.steps:
+        _carry_out(step, plan, undo)
+
+
+def _carry_out(step: Step, plan: Plan, undo: ExitStack) -> None:
+    match step:
+        case CreateImage(path, image_format, size):
+            if _is_wanted(path):
+                qemuimg.create(qemuimg.find_qemu_img(plan.qemu), path, image_format=image_format, size=size)
+                undo.callback(_unlink, path)
+        case CopyNvram(template, template_format, path):
+            if _is_wanted(path):
+                program = qemuimg.find_qemu_img(plan.qemu)
+                qemuimg.convert(program, template, path, source_format=template_format, image_format="qcow2")
+                undo.callback(_unlink, path)
+        case StoreSecret(variable, path, key):
+            secret = os.environ.get(variable)
+            if secret is None:
+                raise HostError(f"{key}: the environment variable {variable!r} is not set", hint=f"export {variable}=…")
+            files.make_private_dir(os.path.dirname(path))
+            files.write_atomic(path, secret.encode())
+        case _:
+            assert_never(step)
+
+
+def _is_wanted(path: str) -> bool:
+    """Whether `path` is still to be made; its directory is then there."""
+    if os.path.lexists(path):
+        return False
+    files.make_private_dir(os.path.dirname(path))
+    return True
+
+
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)

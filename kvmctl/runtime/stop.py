@@ -1,0 +1,79 @@
+"""The stop ladder: from asking the guest to pulling the plug, each step with its deadline."""
+
+from __future__ import annotations
+
+import time
+
+from kvmctl.errors import DeadlineExceeded, KvmctlError, MonitorBusy, NotRunning
+from kvmctl.runtime import ops
+from kvmctl.runtime.end import Rung, StopResult
+from kvmctl.runtime.events import ExitReason, History, State, derive
+from kvmctl.runtime.journal import read_events
+from kvmctl.runtime.vm import Vm
+
+GRACE = 30.0
+"""Seconds the guest has to shut down, unless the caller says otherwise."""
+_ASK_SECONDS = 2.0
+"""Seconds an answer to one question may take: a QEMU that hangs must not use up the guest's time."""
+_ASKABLE = frozenset({State.RUNNING, State.PAUSED, State.SUSPENDED})
+
+
+async def stop(vm: Vm, *, grace: float = GRACE) -> StopResult:
+    """Stop the machine: guest agent or power button, the button again, quit, SIGKILL.
+
+    The guest has `grace` seconds for the first ones. Raises DeadlineExceeded where not even SIGKILL helps.
+    """
+    began = time.monotonic()
+    tried: list[tuple[Rung, str]] = []
+    rung = await _ask_guest(vm, grace, tried) or await _end_qemu(vm, tried)
+    return StopResult(vm.name, rung, time.monotonic() - began, await vm.wait(), tuple(tried))
+
+
+async def _ask_guest(vm: Vm, grace: float, tried: list[tuple[Rung, str]]) -> Rung | None:
+    """Climb the rungs on which the guest has a say; the one that worked, or None. `tried` gets those that did not."""
+    told = derive(read_events(vm.paths))
+    rungs = _guest_rungs(vm, told)
+    for rung in rungs:
+        patience = grace / len(rungs)
+        try:
+            await _ask(vm, rung, is_paused=told.state is State.PAUSED and rung is rungs[0])
+        except NotRunning:
+            return rung
+        except (DeadlineExceeded, MonitorBusy) as error:
+            tried.append((rung, error.summary))
+            return None  # the monitor will not serve the other rungs either
+        except KvmctlError as error:
+            tried.append((rung, error.summary))
+            continue
+        if await vm.ended_within(patience):
+            return rung
+        tried.append((rung, f"still running after {patience:.1f} s"))
+    return None
+
+
+def _guest_rungs(vm: Vm, told: History) -> list[Rung]:
+    if told.state not in _ASKABLE:
+        return []
+    guest = vm.plan.guest
+    has_agent = guest.agent == "serial" or (guest.agent == "virtio" and told.agent_open)
+    return [Rung.AGENT] * has_agent + [Rung.ACPI, Rung.ACPI_AGAIN] * guest.acpi
+
+
+async def _ask(vm: Vm, rung: Rung, *, is_paused: bool) -> None:
+    if is_paused:
+        await vm.resume()  # a guest that does not run can't be asked
+    if rung is Rung.AGENT:
+        await vm.shut_down_by_agent(deadline=_ASK_SECONDS)
+        return
+    async with vm.monitor(deadline=_ASK_SECONDS) as monitor:
+        await ops.press_power_button(monitor)
+
+
+async def _end_qemu(vm: Vm, tried: list[tuple[Rung, str]]) -> Rung:
+    """The rungs on which nobody is asked."""
+    began = time.monotonic()
+    end = await vm.quit()
+    if end.reason is ExitReason.KILLED:
+        tried.append((Rung.QUIT, f"still running after {time.monotonic() - began:.1f} s"))
+        return Rung.KILL
+    return Rung.QUIT

@@ -1,0 +1,70 @@
+"""The wheel: built by way of the source distribution, installed where there is nothing else, and run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import venv
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source distribution and the wheel that was built from it."""
+    folder = tmp_path_factory.mktemp("dist")
+    _run([sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)], cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment that has the wheel and what it depends on, and nothing else."""
+    home = tmp_path_factory.mktemp("empty")
+    venv.create(home, with_pip=True)
+    wheel = next(dist.glob("*.whl"))
+    _run([str(home / "bin/python"), "-m", "pip", "install", "--quiet", str(wheel)], cwd=home)
+    return home / "bin"
+
+
+def test_the_wheel_holds_every_file_of_the_package_and_its_license(dist: Path) -> None:
+    with ZipFile(next(dist.glob("*.whl"))) as wheel:
+        names = set(wheel.namelist())
+    package = {str(path.relative_to(ROOT)) for path in (ROOT / "kvmctl").rglob("*") if path.is_file()}
+    assert {name for name in package if "__pycache__" not in name} == {
+        name for name in names if name.startswith("kvmctl/")
+    }
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_source_distribution_holds_what_is_needed_to_test_it(dist: Path) -> None:
+    with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"LICENSE", "README.md", "pyproject.toml", "scripts/test", "tests/test_packaging.py"} <= names
+    assert not [name for name in names if name.startswith((".venv", ".git/", "dist"))]
+
+
+def test_the_installed_command_runs_outside_the_tree(installed: Path, tmp_path: Path) -> None:
+    version = _run([str(installed / "kvmctl"), "--version"], cwd=tmp_path)
+    assert version == _run([str(installed / "python"), "-m", "kvmctl", "--version"], cwd=tmp_path)
+    where = _run([str(installed / "python"), "-c", "import kvmctl; print(kvmctl.__file__)"], cwd=tmp_path)
+    assert where.startswith(str(installed.parent))
+
+
+def _run(command: list[str], *, cwd: Path) -> str:
+    """The output of `command`, which sees no Python path or environment of ours."""
+    ours = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command} failed:\n{done.stdout}{done.stderr}"
+    return done.stdout
