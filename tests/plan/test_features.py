@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from kvmctl.plan.facts import Feature, QemuFacts
-from kvmctl.plan.features import facts_from_replies, is_supported
+from kvmctl.plan.facts import QemuFacts
+from kvmctl.plan.features import Feature, is_supported
+from kvmctl.plan.replies import facts_from_replies
 from kvmctl.plan.schema import Schema
 
 RECORDINGS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parents[1] / "data/qemu").iterdir()}
