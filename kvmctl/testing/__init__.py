@@ -1,1 +1,1 @@
-"""For authors of test harnesses: the pytest plugin, and the fakes that kvmctl's own tests use."""
+"""For authors of test harnesses: the pytest plugin, the fakes kvmctl's own tests use, and checks against QEMU's schema."""
