@@ -38,7 +38,7 @@ def compile_plan(
     found = find_machine_type(machine.machine, qemu)
     kind = found if isinstance(found, MachineType) else _UNKNOWN
     verdict, no_kvm = choose(machine.accel, host, qemu)
-    called = name or machine.name or paths.name
+    called = name or machine.name
     ctx = _context(machine, called, kind=kind, verdict=verdict, host=host, qemu=qemu, paths=paths)
     whole = _assemble(machine, ctx)
     problems = (*((found,) if isinstance(found, Problem) else ()), *whole.problems)
@@ -115,7 +115,7 @@ def _sections(machine: Machine, ctx: Context) -> Iterator[Lowered]:
 def _head(machine: Machine, ctx: Context, body: Lowered) -> Iterator[Option]:
     """Who the machine is and what it runs on."""
     yield from process.first()
-    named = "name" if machine.gives("name") else "default: the file's name"
+    named = "name" if ctx.name == machine.name else "default: the name it is started under"
     yield keyval("name", None, guest=ctx.name, debug_threads=True, why=named)
     uuid = machine.uuid or derived_uuid(ctx.name)
     yield text("uuid", uuid, why=why(machine, "uuid", "uuid", default="derived from the name, so always the same"))

@@ -108,8 +108,6 @@ class Input:
     writable: bool = False
     locked: bool = False
     """QEMU takes image locks on it, so another process writing it is an error worth explaining beforehand."""
-    made: bool = False
-    """A step makes it where it is not there, so its absence is no error."""
 
 
 @dataclass(frozen=True, slots=True)

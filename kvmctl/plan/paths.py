@@ -188,7 +188,12 @@ BUILTIN_TINY: Final = "builtin:tiny"
 """What a spec calls the guest that ships with kvmctl."""
 
 
+_TINY: Final = join(dirname(dirname(__file__)), "guest", "tiny")
+
+BUILTIN_SPECS: Final[Mapping[str, str]] = {"tiny": join(_TINY, "tiny.toml")}
+"""The specs that ship with kvmctl, by the name they are run under."""
+
+
 def builtin_guest() -> str:
-    """The image of the guest that ships with kvmctl, found beside this package."""
-    package = dirname(dirname(__file__))
-    return join(package, "guest", "tiny", "tiny.bin")
+    """The image of the guest that ships with kvmctl."""
+    return join(_TINY, "tiny.bin")

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from kvmctl.errors import Problem
 from kvmctl.plan.facts import QemuFacts
-from kvmctl.plan.option import Option, keyvals, keyval
+from kvmctl.plan.option import Option, keyval, keyvals
 from kvmctl.spec.context import Context, Lowered
 from kvmctl.spec.model import Int, Model, Str, reject, why
 

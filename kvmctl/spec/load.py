@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+import tomlkit
 from pydantic import ValidationError
 
 from kvmctl.errors import NotFound, Problem, SpecError, StateError
@@ -60,12 +62,25 @@ def parse(text: str, *, source: str, base: str, format: Format = "toml") -> Mach
 
 def from_mapping(spec: Mapping[str, Any], *, source: str, base: str) -> Machine:
     """The machine that a mapping describes, as `parse`."""
+    named = {"name": stem(source), **spec}
     try:
-        machine = Machine.model_validate(dict(spec), context={"base": base})
+        machine = Machine.model_validate(named, context={"base": base})
     except ValidationError as error:
-        raise SpecError(source, problems_of(error, Machine)) from None
+        raise SpecError(source, [_of_stem(problem, spec) for problem in problems_of(error, Machine)]) from None
     machine._source = source  # noqa: SLF001  # the one thing a machine knows that no spec says
     return machine
+
+
+def stem(source: str) -> str:
+    """The name of a machine whose spec gives none: that of its file."""
+    return posixpath.splitext(posixpath.basename(source))[0]
+
+
+def _of_stem(problem: Problem, spec: Mapping[str, Any]) -> Problem:
+    """A problem with a name that the spec does not give is one with the file's name."""
+    if problem.key != "name" or "name" in spec:
+        return problem
+    return Problem("name", f"is missing, and the file's own name {problem.message}", problem.given, problem.allowed)
 
 
 _TOML_PLACE: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
@@ -111,3 +126,30 @@ def schema() -> dict[str, Any]:
         "title": "kvmctl machine",
         **Machine.model_json_schema(),
     }
+
+
+def absolute_text(text: str, base: str) -> str:
+    """The TOML spec `text` with its relative host paths counted from the directory `base`; all else, comments
+    included, stays as it is.
+
+    Raises SpecError when `text` is no right spec.
+    """
+    machine = parse(text, source="spec", base=base)
+    document = tomlkit.parse(text)
+    _make_absolute(document, machine)
+    return tomlkit.dumps(document)
+
+
+def _make_absolute(table: MutableMapping[str, Any], read: Any) -> None:
+    """Replace the texts in `table` that reading has made into absolute paths: no other text begins with a slash."""
+    for key, written in table.items():
+        value: Any = read[key] if isinstance(read, Mapping) else getattr(read, key)
+        if isinstance(written, str) and isinstance(value, str):
+            if value.startswith("/") and value != written:
+                table[key] = value
+        elif isinstance(written, MutableMapping):
+            _make_absolute(written, value)
+        elif isinstance(written, list):
+            for item, of_value in zip(written, value, strict=True):
+                if isinstance(item, MutableMapping):
+                    _make_absolute(item, of_value)

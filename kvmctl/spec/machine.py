@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo
 
 from kvmctl.errors import Problem
 from kvmctl.spec import boot as booting
@@ -15,7 +15,13 @@ from kvmctl.spec.cpu import Cpu
 from kvmctl.spec.devices import Devices
 from kvmctl.spec.memory import Memory, sized
 from kvmctl.spec.model import Bool, Int, Model, Str
-from kvmctl.spec.units import Line, MachineName, Uuid
+from kvmctl.spec.units import Line, MachineName, Uuid, anchor_path, base_of, has_control_characters
+
+
+def _parse_qemu(value: Any, info: ValidationInfo) -> str:
+    """A program's name has no slash and is left to PATH; a path counts from the spec like every other."""
+    is_name = isinstance(value, str) and value and "/" not in value and not has_control_characters(value)
+    return value if is_name else anchor_path(value, base_of(info))
 
 
 class Pci(Model):
@@ -32,7 +38,7 @@ class Pci(Model):
 class Machine(Devices):
     """A machine: what to run, in QEMU's and libvirt's own words."""
 
-    name: MachineName | None = Field(default=None, description="The machine's name; the file's unless given.")
+    name: MachineName = Field(default="machine", description="The machine's name; the file's unless given.")
     uuid: Uuid | None = Field(default=None, description="The machine's UUID; derived from its name unless given.")
     description: Line = Field(default="", max_length=1024, description="A line about the machine, for people.")
     machine: Str = Field(
@@ -43,6 +49,11 @@ class Machine(Devices):
     accel: Literal["auto", "kvm", "tcg"] = Field(
         default="auto",
         description="'auto' takes KVM where an ordinary guest would run and TCG elsewhere; 'kvm' is obeyed or refused.",
+    )
+    qemu: Annotated[str, BeforeValidator(_parse_qemu)] | None = Field(
+        default=None,
+        description="The QEMU to run: a path, or a program's name to be found on PATH. Unless given, the one that "
+        "KVMCTL_QEMU names or the distribution installed.",
     )
     acpi: Bool = Field(default=True, description="ACPI: the power button, and most ways of plugging.")
     cpus: Int = Field(default=1, ge=1, le=4096, description="CPUs at boot.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kvmctl.plan.facts import Feature
+from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Listen, Pair
 from kvmctl.plan.option import Fd, Option, bare, jsonopt, keyval, keyvals
 from kvmctl.spec.context import Context, Lowered

@@ -1,1 +1,1 @@
-"""For authors of test harnesses: the pytest plugin, the fakes kvmctl's own tests use, and checks against QEMU's schema."""
+"""For authors of test harnesses: the pytest plugin, fakes, and checks against QEMU's own schema."""

@@ -190,7 +190,6 @@ class Disk(Device):
                     f"{at.key}.path" if self.path else at.key,
                     writable=not self._is_read_only,
                     locked=True,
-                    made=bool(made),
                 ),
             ),
         )
