@@ -60,7 +60,13 @@ if TYPE_CHECKING:
     from kvmctl.runtime.listing import MachineInfo as MachineInfo
     from kvmctl.runtime.listing import find_machine as find_machine
     from kvmctl.runtime.listing import list_machines as list_machines
+    from kvmctl.runtime.listing import machine_names as machine_names
     from kvmctl.runtime.prepare import prepare as prepare
+    from kvmctl.runtime.reading import Happening as Happening
+    from kvmctl.runtime.reading import Log as Log
+    from kvmctl.runtime.reading import read_all_events as read_all_events
+    from kvmctl.runtime.reading import read_events as read_events
+    from kvmctl.runtime.reading import read_log as read_log
     from kvmctl.runtime.registry import Definition as Definition
     from kvmctl.runtime.registry import create as create
     from kvmctl.runtime.registry import define as define
@@ -124,7 +130,13 @@ _HOME = {
     "MachineInfo": "kvmctl.runtime.listing",
     "find_machine": "kvmctl.runtime.listing",
     "list_machines": "kvmctl.runtime.listing",
+    "machine_names": "kvmctl.runtime.listing",
     "prepare": "kvmctl.runtime.prepare",
+    "Happening": "kvmctl.runtime.reading",
+    "Log": "kvmctl.runtime.reading",
+    "read_all_events": "kvmctl.runtime.reading",
+    "read_events": "kvmctl.runtime.reading",
+    "read_log": "kvmctl.runtime.reading",
     "Definition": "kvmctl.runtime.registry",
     "create": "kvmctl.runtime.registry",
     "define": "kvmctl.runtime.registry",
