@@ -6,7 +6,8 @@ told by `Model.contradictions`, all of it at once and each with its own key. May
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictBool, StrictInt, StrictStr, model_validator
@@ -62,7 +63,18 @@ def _switched(value: Any) -> Any:
     return None if value is False else value
 
 
+@dataclass(frozen=True, slots=True)
+class Also:
+    """Tells the JSON Schema of a form that a validator takes besides those of the field's own type."""
+
+    form: Mapping[str, Any]
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """The field's own schema or the form; called by pydantic."""
+        return {"anyOf": [handler(core), dict(self.form)]}
+
+
 _M = TypeVar("_M")
 
-Switch = Annotated[_M | None, BeforeValidator(_switched)]
+Switch = Annotated[_M | None, BeforeValidator(_switched), Also({"type": "boolean"})]
 """A table that ``true`` gives with its defaults and ``false`` leaves out."""
