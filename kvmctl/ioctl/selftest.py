@@ -125,10 +125,14 @@ def _run(vcpu: Vcpu, result: SelfTest, *, patience: float) -> SelfTest:
 
 
 def _describe(last: Exit) -> str:
-    if last.reason == abi.ExitReason.IO:
-        return f"the guest wrote {last.data.hex() or 'nothing'} to port {last.port:#x}: KVM calculates wrongly"
-    code = f" with code {last.code:#x}" if last.code else ""
-    return f"the guest ended with {last.name}{code} instead of HLT"
+    match last.reason:
+        case abi.ExitReason.IO:
+            return f"the guest wrote {last.data.hex() or 'nothing'} to port {last.port:#x}: KVM calculates wrongly"
+        case abi.ExitReason.HLT:
+            return "the guest halted before it wrote its result"
+        case _:
+            code = f" with code {last.code:#x}" if last.code else ""
+            return f"the guest ended with {last.name}{code} instead of HLT"
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def test_it_says_how_far_it_came(refused: Request, number: int, reached: tuple[b
         ([Exit(ExitReason.FAIL_ENTRY, code=0x80000021)], "the guest ended with FAIL_ENTRY with code 0x80000021"),
         ([Exit(ExitReason.INTERNAL_ERROR, code=1)], "the guest ended with INTERNAL_ERROR with code 0x1"),
         ([Exit(ExitReason.SHUTDOWN)], "the guest ended with SHUTDOWN"),
-        ([Exit(ExitReason.HLT)], "the guest ended with HLT"),
+        ([Exit(ExitReason.HLT)], "the guest halted before it wrote its result"),
         ([Exit(ExitReason.IO, port=PORT, data=b"\x34\x12")], "the guest wrote 3412 to port 0xe9"),
         ([Exit(ExitReason.IO, port=0x80, data=b"\x55\x55")], "the guest wrote 5555 to port 0x80"),
     ],
