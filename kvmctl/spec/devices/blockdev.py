@@ -35,13 +35,8 @@ def block_nodes(
     }
     protocol = "host_device" if is_block_device(path) else "file"
     storage = {"driver": protocol, "node-name": f"{node}-file", "filename": path, "aio": aio, **common}
-    image = {
-        "driver": image_format,
-        "node-name": node,
-        "file": f"{node}-file",
-        "detect-zeroes": detect_zeroes,
-        **common,
-    }
+    image = {"driver": image_format, "node-name": node, "file": f"{node}-file", **common}
+    image["detect-zeroes"] = detect_zeroes
     return jsonopt("blockdev", storage, why=why), jsonopt("blockdev", image, why=why)
 
 

@@ -28,7 +28,7 @@ _FORMAT_BY_SUFFIX: Final[dict[str, Format]] = {".qcow2": "qcow2", ".raw": "raw",
 
 
 _thread_name = matching(
-    r"[a-z][a-z0-9_-]{0,23}", kind="an I/O thread's name", allowed="true, false or a name like an id"
+    r"[a-z][a-z0-9_-]{0,23}", kind="an I/O thread's name", allowed="true, false, or a name in lower case"
 )
 
 
@@ -118,9 +118,7 @@ class Disk(Device):
         if self.iothread and (self.device != "disk" or (self.bus or "virtio") not in diskbus.THREADED):
             yield Problem("iothread", "only virtio and scsi disks can have one", allowed="bus = 'virtio' or 'scsi'")
         if self.read_only and self.device == "disk" and self.bus in {"sata", "ide"}:
-            yield Problem(
-                "read_only", f"a {self.bus} disk can't be read-only", allowed="bus = 'virtio', 'scsi' or 'usb'"
-            )
+            yield Problem("read_only", f"a {self.bus} disk can't be read-only", allowed="bus = 'virtio' or 'scsi'")
 
     @property
     def image_format(self) -> Format | None:
