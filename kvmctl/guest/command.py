@@ -37,7 +37,9 @@ async def start_command(turn: Turn, argv: Sequence[str], *, stdin: bytes = b"", 
     arguments: dict[str, object] = {"path": argv[0], "arg": list(argv[1:]), "capture-output": capture}
     if stdin:
         arguments["input-data"] = base64.b64encode(stdin).decode()
-    return take(await turn.execute("guest-exec", arguments), "pid", int)
+    pid = take(await turn.execute("guest-exec", arguments), "pid", int)
+    turn.note_activity()
+    return pid
 
 
 async def find_end(turn: Turn, pid: int, *, captured: bool = False) -> End | None:
@@ -59,7 +61,7 @@ async def run_captured(turn: Turn, argv: Sequence[str], *, stdin: bytes = b"") -
     """Start a command and wait for its end; its output comes with it. Raises AgentError and DeadlineExceeded."""
     pid = await start_command(turn, argv, stdin=stdin, capture=True)
     while (end := await find_end(turn, pid, captured=True)) is None:
-        await turn.rest(got_something=False)
+        await turn.rest()
     return end
 
 

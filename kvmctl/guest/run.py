@@ -112,7 +112,9 @@ async def _run_streamed(turn: Turn, spool: Spool, argv: Sequence[str], stdin: by
 async def _follow(turn: Turn, spool: Spool, pid: int) -> End:
     while (end := await find_end(turn, pid)) is None:
         counts = [(await stream.read(turn))[0] for stream in spool.streams]
-        await turn.rest(got_something=any(counts))
+        if any(counts):
+            turn.note_activity()
+        await turn.rest()
     for stream in spool.streams:
         await stream.drain(turn)
     return end

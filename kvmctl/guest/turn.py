@@ -9,9 +9,11 @@ from typing import Any, Final, Self
 
 from kvmctl.guest.agent import REPLY_MAX, Agent, Session
 
-_FIRST_REST: Final = 0.001
+_SHORTEST_REST: Final = 0.0005
 _LONGEST_REST: Final = 0.05
 """Seconds between two questions. The protocol announces nothing; asking again is its only way to wait."""
+_IMPATIENCE: Final = 4
+"""A rest is this fraction of the time for which nothing has happened: what took long may take a little longer."""
 _HOLD: Final = 1.0
 """Seconds after which the channel goes to whoever waits for it. QEMU's agent is not back for up to 0.1 s then (it
 sleeps while nobody is connected to its virtio port), so this is not done lightly."""
@@ -24,7 +26,7 @@ class Turn:
         self._agent = agent
         self._session: Session | None = None
         self._since = 0.0
-        self._rest = _FIRST_REST
+        self._active = 0.0
 
     async def execute(
         self, command: str, arguments: Mapping[str, object] | None = None, *, limit: int = REPLY_MAX
@@ -32,15 +34,19 @@ class Turn:
         """Run one command of the agent and return its reply. Raises AgentError and DeadlineExceeded."""
         if self._session is None:
             self._session = await self._agent.open()
-            self._since = asyncio.get_running_loop().time()
+            self._since = _now()
         return await self._session.execute(command, arguments, limit=limit)
 
-    async def rest(self, *, got_something: bool) -> None:
-        """Wait before asking the same again: longer each time, not at all after an answer that brought something."""
-        self._rest = _FIRST_REST if got_something else min(self._rest * 2, _LONGEST_REST)
-        if self._rest == _LONGEST_REST or asyncio.get_running_loop().time() - self._since > _HOLD:
+    def note_activity(self) -> None:
+        """Something has begun or come: it is worth asking again soon."""
+        self._active = _now()
+
+    async def rest(self) -> None:
+        """Wait before asking the same again, and longer the longer nothing has come."""
+        rest = min(max((_now() - self._active) / _IMPATIENCE, _SHORTEST_REST), _LONGEST_REST)
+        if rest == _LONGEST_REST or _now() - self._since > _HOLD:
             self.give_back()
-        await asyncio.sleep(0 if got_something else self._rest)
+        await asyncio.sleep(rest)
 
     def give_back(self) -> None:
         """Let the next client have the channel."""
@@ -55,3 +61,7 @@ class Turn:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.give_back()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
