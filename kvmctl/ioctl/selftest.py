@@ -8,7 +8,7 @@ two exits comes to us: first the OUT, then the HLT. It proves nothing about larg
 from __future__ import annotations
 
 import errno
-import platform
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -63,8 +63,9 @@ def self_test(kvm: Kvm, *, patience: float = 1.0) -> SelfTest:
 
     Never raises for what KVM refuses: that is the result.
     """
-    if platform.machine() != "x86_64":
-        return SelfTest(reason=f"this is {platform.machine()}, whose KVM runs no x86 guest")
+    machine = os.uname().machine
+    if machine != "x86_64":
+        return SelfTest(reason=f"this is {machine}, whose KVM runs no x86 guest")
     started = perf_counter_ns()
     result = _attempt(kvm, patience=patience)
     return replace(result, total_us=(perf_counter_ns() - started) // 1000)

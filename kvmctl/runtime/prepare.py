@@ -32,10 +32,12 @@ def prepare(
     name: str | None = None,
     is_captive: bool = False,
     roots: Roots | None = None,
+    remember: bool = True,
 ) -> Prepared:
     """The plan for `machine`, a spec, or the name or file of one, on this host.
 
-    A captive machine ends with the process that starts it and keeps nothing. Raises SpecError, NotFound, HostError.
+    A captive machine ends with the process that starts it and keeps nothing. What a QEMU seen for the first time can do
+    is kept for the next command unless `remember` is false. Raises SpecError, NotFound, HostError.
     """
     roots = roots or store.find_roots()
     if not isinstance(machine, Machine):
@@ -43,7 +45,8 @@ def prepare(
     name = name or machine.name
     paths = roots.machine(name, ephemeral=is_captive)
     host = probe()
-    qemu = qemu_facts(find_qemu(machine.qemu, env=os.environ), cache=roots.qemu_cache, env=os.environ)
+    path = find_qemu(machine.qemu, env=os.environ)
+    qemu = qemu_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name)
     return Prepared(tie(plan, host, qemu) if is_captive else plan, paths)
 
