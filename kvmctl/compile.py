@@ -12,14 +12,15 @@ from kvmctl.errors import KvmUnavailable, Problem, SpecError
 from kvmctl.plan.facts import HostFacts, MachineType, QemuFacts, Verdict
 from kvmctl.plan.model import Guest, Plan
 from kvmctl.plan.option import Option, Value, bare, keyval, keyvals, text
-from kvmctl.plan.paths import MachinePaths
-from kvmctl.spec import boot, cpu, devices, memory, process
+from kvmctl.plan.paths import BUILTIN_TINY, MachinePaths
+from kvmctl.spec import boot, clock, cpu, credentials, devices, firmware, memory, process, smbios
 from kvmctl.spec.checks import clashes
 from kvmctl.spec.context import Context, Lowered, Part, join
 from kvmctl.spec.machine import Machine
 from kvmctl.spec.model import why
 from kvmctl.spec.place import place
 from kvmctl.spec.target import choose, find_machine_type, platform_of
+from kvmctl.spec.units import MIB, size_text
 
 _NAMESPACE: Final = bytes.fromhex("7c9e6679742540de944be07fc1f90ae7")
 """kvmctl's own namespace for UUIDs made from names (RFC 9562, version 5)."""
@@ -81,7 +82,7 @@ def _context(
         acpi=machine.acpi,
         cpus=machine.cpus,
         boot_indexes=boot.boot_indexes(machine.boot, machine),
-        has_display=False,
+        has_vnc=machine.vnc is not None,
         has_serial=bool(machine.serials),
         agent_on_serial=machine.agent is not None and machine.agent.transport == "serial",
     )
@@ -107,7 +108,11 @@ def _assemble(machine: Machine, ctx: Context) -> Lowered:
 def _sections(machine: Machine, ctx: Context) -> Iterator[Lowered]:
     yield cpu.lower(machine.cpu, ctx, cpus_why=why(machine, "cpus", "cpus", default="one is what every guest can use"))
     yield memory.lower(machine.memory, ctx, is_given=machine.gives("memory"))
+    yield firmware.lower(machine.firmware, ctx, has_kernel=machine.boot.kernel is not None)
     yield boot.lower(machine.boot)
+    yield clock.lower(machine.clock, ctx, is_given=machine.gives("clock"))
+    yield smbios.lower(machine.smbios, ctx)
+    yield credentials.lower(machine.credentials, ctx)
     yield devices.lower(machine, ctx)
     yield process.lower_monitors(ctx)
 
@@ -135,8 +140,10 @@ def _machine_why(machine: Machine) -> str:
 
 def _tail(machine: Machine) -> Iterator[Option]:
     """What happens at the end, how QEMU runs, and what kvmctl has no key for."""
-    events = {"reboot": machine.on_reboot, "shutdown": machine.on_poweroff, "panic": machine.on_crash}
-    given = [f"on_{key}" for key in ("reboot", "poweroff", "crash") if machine.gives(f"on_{key}")]
+    events: dict[str, Value] = {"reboot": machine.on_reboot, "shutdown": machine.on_poweroff, "panic": machine.on_crash}
+    if machine.watchdog is not None:
+        events["watchdog"] = machine.watchdog.action
+    given = [key for key in ("on_reboot", "on_poweroff", "on_crash", "watchdog") if machine.gives(key)]
     yield keyvals("action", None, events, why=", ".join(given) or "default: a guest that is done ends its QEMU")
     reason = why(machine, "sandbox", "sandbox", default="QEMU needs to start no program and gain no privilege")
     yield from process.last(sandbox=machine.sandbox, sandbox_why=reason)
@@ -196,12 +203,31 @@ def _plan(machine: Machine, ctx: Context, whole: Lowered, *, verdict: Verdict) -
             acpi=machine.acpi,
             agent=machine.agent.transport if machine.agent else None,
             balloon=machine.balloon is not None,
+            vnc=machine.vnc is not None,
+            display=machine.video.model_on(ctx) != "none",
         ),
-        warnings=(*_accel_warnings(machine, verdict), *whole.warnings),
+        warnings=(*_warnings(machine, ctx, verdict=verdict), *whole.warnings),
         spec=machine.model_dump(mode="json"),
     )
 
 
-def _accel_warnings(machine: Machine, verdict: Verdict) -> Iterator[str]:
+def _warnings(machine: Machine, ctx: Context, *, verdict: Verdict) -> Iterator[str]:
     if machine.accel == "auto" and verdict.accel == "tcg":
         yield f"runs under TCG, without KVM: {verdict.reason}"
+    kind = next(item for item in ctx.qemu.machines if item.name == ctx.machine_type)
+    if kind.deprecated:
+        yield f"machine type {kind.name} is deprecated and will be gone from a later QEMU"
+    if ctx.host.memory and machine.memory.size > ctx.host.memory:
+        has, wants = size_text(ctx.host.memory // MIB * MIB), size_text(machine.memory.size)
+        yield f"the guest may use {wants} of memory and the host has {has}"
+    is_linux = machine.boot.kernel not in {None, BUILTIN_TINY}
+    if (
+        ctx.platform == "microvm"
+        and verdict.accel == "tcg"
+        and is_linux
+        and "tsc_early_khz" not in (machine.boot.cmdline or "")
+    ):
+        yield (
+            "Linux on a microvm under TCG sometimes hangs while it measures its clock: "
+            "add tsc_early_khz=KHZ to boot.cmdline, or use machine = 'q35'"
+        )

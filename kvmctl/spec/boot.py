@@ -19,8 +19,9 @@ from kvmctl.plan.option import Option, keyval, text
 from kvmctl.plan.paths import BUILTIN_TINY, builtin_guest
 from kvmctl.spec.context import Lowered
 from kvmctl.spec.devices import Devices
+from kvmctl.spec.hostpath import HostPath, path_or
 from kvmctl.spec.model import Bool, Model, Str, why
-from kvmctl.spec.units import HostPath, Line, path_or
+from kvmctl.spec.units import Line
 
 CLASSES: Final = ("disk", "cdrom", "floppy", "network")
 DEFAULT_ORDER: Final = ("disk", "cdrom", "network")

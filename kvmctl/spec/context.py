@@ -37,8 +37,8 @@ class Context:
     cpus: int
     boot_indexes: Mapping[str, int]
     """Boot index by the key of the device, ``disks[0]``."""
-    has_display: bool
-    """Somebody looks at a screen: there is VNC."""
+    has_vnc: bool
+    """Somebody can look at a screen."""
     has_serial: bool
     """There is a serial port, so the first of them is the console."""
     agent_on_serial: bool
@@ -63,22 +63,22 @@ class At:
 
 
 class Seat(StrEnum):
-    """The kind of place a device takes. Each platform's are laid out in ``kvmctl.spec.place``."""
+    """The kind of place a device takes, in words. Each platform's are laid out in ``kvmctl.spec.place``."""
 
-    VIDEO = "video"
-    NETWORK = "network"
-    DISK = "disk"
-    SCSI = "scsi"
-    AHCI = "ahci"
-    USB = "usb"
-    CHANNELS = "channels"
-    BALLOON = "balloon"
-    RNG = "rng"
-    WATCHDOG = "watchdog"
-    PANIC = "panic"
-    VSOCK = "vsock"
-    INPUT = "input"
-    ISA = "isa"
+    VIDEO = "slot for graphics"
+    NETWORK = "slot for networks"
+    DISK = "slot for disks"
+    SCSI = "slot for SCSI controllers"
+    AHCI = "slot for SATA controllers"
+    USB = "slot for USB controllers"
+    CHANNELS = "slot for virtio-serial"
+    BALLOON = "slot for the balloon"
+    RNG = "slot for the rng"
+    WATCHDOG = "slot for a watchdog"
+    PANIC = "slot for the panic device"
+    VSOCK = "slot for vsock"
+    INPUT = "slot for input devices"
+    ISA = "ISA bus"
     SATA_PORT = "SATA port"
     IDE_PORT = "IDE port"
     USB_PORT = "USB port"

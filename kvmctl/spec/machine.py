@@ -11,11 +11,16 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo
 from kvmctl.errors import Problem
 from kvmctl.spec import boot as booting
 from kvmctl.spec.boot import Boot
+from kvmctl.spec.clock import Clock
 from kvmctl.spec.cpu import Cpu
+from kvmctl.spec.credentials import Credentials
 from kvmctl.spec.devices import Devices
+from kvmctl.spec.firmware import Firmware
+from kvmctl.spec.hostpath import anchor_path, base_of
 from kvmctl.spec.memory import Memory, sized
 from kvmctl.spec.model import Bool, Int, Model, Str
-from kvmctl.spec.units import Line, MachineName, Uuid, anchor_path, base_of, has_control_characters
+from kvmctl.spec.smbios import Smbios
+from kvmctl.spec.units import Line, MachineName, Uuid, has_control_characters
 
 
 def _parse_qemu(value: Any, info: ValidationInfo) -> str:
@@ -61,7 +66,17 @@ class Machine(Devices):
     memory: Annotated[Memory, BeforeValidator(sized)] = Field(
         default=Memory(), description="The memory: its size ('2GiB'), or a table of more."
     )
+    firmware: Firmware = Field(
+        default="bios",
+        description="'bios', 'uefi', 'uefi-secure' (enforcing, with the usual keys), the name of a ROM that comes with "
+        "QEMU ('qboot.rom'), or a path to one.",
+    )
     boot: Boot = Field(default=Boot(), description="What is started, and in which order.")
+    clock: Clock = Field(default=Clock(), description="The clock.")
+    smbios: Smbios = Field(default=Smbios(), description="What the guest reads of its hardware's maker.")
+    credentials: Credentials = Field(
+        default_factory=dict, description="systemd credentials by name: text, or { file = ... } or { env = ... }."
+    )
     pci: Pci = Field(default=Pci(), description="The PCI buses.")
     on_poweroff: Literal["poweroff", "pause"] = Field(
         default="poweroff", description="When the guest powers off: QEMU ends, or stays paused to be looked at."

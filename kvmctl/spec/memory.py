@@ -10,8 +10,9 @@ from pydantic import BeforeValidator, Field
 from kvmctl.errors import Problem
 from kvmctl.plan.option import Option, Value, jsonopt, keyvals
 from kvmctl.spec.context import Context, Lowered
+from kvmctl.spec.hostpath import HostPath
 from kvmctl.spec.model import Bool, Int, Model
-from kvmctl.spec.units import GIB, MIB, ByteSize, HostPath, size_text
+from kvmctl.spec.units import GIB, MIB, ByteSize, size_text
 
 DEFAULT_SIZE = GIB
 _HUGE_PAGE = 2 * MIB

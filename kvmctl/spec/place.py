@@ -78,11 +78,11 @@ def place(parts: Iterable[Part], *, platform: Platform, spare: int) -> tuple[tup
     for part in parts:
         seat = (part.seat, part.on)
         found = _mmio(mmio) if platform == "microvm" and part.seat in _MMIO else _find(platform, part, taken[seat])
+        if found is None:
+            problems.append(_no_place(part, platform, taken=taken[seat]))
+            continue
         taken[seat] += 1
         mmio += part.seat in _MMIO
-        if found is None:
-            problems.append(_no_place(part, platform))
-            continue
         if found.port is not None:
             ports.append(_root_port(f"{part.id}-port", *found.port, why=part.why))
         devices.append(jsonopt("device", {**part.body, **found.address}, why=part.why))
@@ -112,13 +112,10 @@ def _root_port(port_id: str, slot: int, function: int, *, why: str) -> Option:
     return jsonopt("device", body, why=why)
 
 
-def _no_place(part: Part, platform: Platform) -> Problem:
-    fixed = _PC_FIXED if platform == "pc" else _Q35_FIXED
-    if platform == "microvm" and part.seat not in _MMIO:
-        return Problem(part.key, f"a microvm has no place for a {part.driver}", allowed="machine = 'q35' has")
-    if part.seat in fixed or part.seat in _Q35_PORTS or part.seat is Seat.AHCI:
-        return Problem(part.key, f"no slot is left on {platform} for one more {part.driver}")
-    return Problem(part.key, f"{platform} has no {part.seat} left for it")
+def _no_place(part: Part, platform: Platform, *, taken: int) -> Problem:
+    if taken:
+        return Problem(part.key, f"{platform} has no {part.seat} left for one more {part.driver}: it has {taken}")
+    return Problem(part.key, f"{platform} has no {part.seat} for a {part.driver}", allowed="machine = 'q35'")
 
 
 def _mmio(index: int) -> _Place | None:

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from kvmctl.spec.context import At, Context, Lowered, join
 from kvmctl.spec.devices.agent import Agent
 from kvmctl.spec.devices.balloon import Balloon
 from kvmctl.spec.devices.device import Device
 from kvmctl.spec.devices.disk import Disk
+from kvmctl.spec.devices.input import Input
+from kvmctl.spec.devices.network_link import DgramNetwork, NoNetwork, StreamNetwork
+from kvmctl.spec.devices.network_tap import TapNetwork
 from kvmctl.spec.devices.network_user import UserNetwork
 from kvmctl.spec.devices.panic import Panic
 from kvmctl.spec.devices.rng import Rng
 from kvmctl.spec.devices.serial import Channel, Serial, VirtioConsole
+from kvmctl.spec.devices.video import Video, modelled
+from kvmctl.spec.devices.vnc import Vnc
+from kvmctl.spec.devices.vsock import Vsock
+from kvmctl.spec.devices.watchdog import Watchdog
 from kvmctl.spec.model import Model, Switch
 
-Network: TypeAlias = UserNetwork
+Network: TypeAlias = Annotated[
+    UserNetwork | TapNetwork | StreamNetwork | DgramNetwork | NoNetwork, Field(discriminator="type")
+]
 
 
 class Devices(Model):
@@ -33,6 +42,16 @@ class Devices(Model):
     balloon: Switch[Balloon] = Field(default=Balloon(), description="The memory balloon; false leaves it out.")
     rng: Switch[Rng] = Field(default=Rng(), description="The random number generator; false leaves it out.")
     panic: Switch[Panic] = Field(default=Panic(), description="The panic device; false leaves it out.")
+    watchdog: Switch[Watchdog] = Field(default=None, description="A watchdog; true gives the usual one.")
+    vsock: Vsock | None = Field(default=None, description="Sockets between host and guest without a network.")
+    video: Annotated[Video, BeforeValidator(modelled)] = Field(
+        default=Video(), description="The graphics card: its model ('std'), or a table."
+    )
+    inputs: tuple[Input, ...] = Field(
+        default=(Input(type="tablet"), Input(type="keyboard")),
+        description="Keyboards, mice and tablets; with VNC a tablet unless given.",
+    )
+    vnc: Switch[Vnc] = Field(default=None, description="The VNC server; true is one on a Unix socket.")
 
 
 def lower(devices: Devices, ctx: Context) -> Lowered:

@@ -14,7 +14,7 @@ from kvmctl.plan.option import Value
 from kvmctl.spec.context import At, Context, Lowered
 from kvmctl.spec.devices.nic import Nic
 from kvmctl.spec.model import Bool
-from kvmctl.spec.units import Forward, PortForward
+from kvmctl.spec.netaddr import Forward, PortForward
 
 
 class UserNetwork(Nic):

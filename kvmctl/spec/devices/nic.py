@@ -14,7 +14,8 @@ from kvmctl.plan.option import Option, Value, jsonopt
 from kvmctl.spec.context import At, Context, Lowered, Part, Seat
 from kvmctl.spec.devices.device import Device
 from kvmctl.spec.model import Int
-from kvmctl.spec.units import Id, MacAddress
+from kvmctl.spec.netaddr import MacAddress
+from kvmctl.spec.units import Id
 
 NicModel: TypeAlias = Literal["virtio", "e1000e", "e1000", "rtl8139"]
 
@@ -64,14 +65,14 @@ class Nic(Device):
         """The ``-netdev`` of type ``kind`` that the card is plugged into."""
         return jsonopt("netdev", {"type": self.kind, "id": self.netdev_id(at.index), **body}, why=at.why)
 
-    def card(self, ctx: Context, at: At, *, forwards: tuple[str, ...] = ()) -> Lowered:
+    def card(self, ctx: Context, at: At, *, forwards: tuple[str, ...] = (), is_connected: bool = True) -> Lowered:
         """The card, and its line in the plan."""
         mac = self.mac or derived_mac(ctx.name, at.index)
         driver = ctx.virtio("virtio-net") if self.model == "virtio" else self.model
         body: dict[str, Value] = {
             "driver": driver,
             "id": self.name(at.index),
-            "netdev": self.netdev_id(at.index),
+            **({"netdev": self.netdev_id(at.index)} if is_connected else {}),
             "mac": mac,
         }
         if self.queue_pairs > 1:

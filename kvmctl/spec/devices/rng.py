@@ -10,7 +10,7 @@ from kvmctl.plan.model import Input
 from kvmctl.plan.option import Value, jsonopt
 from kvmctl.spec.context import At, Context, Lowered, Part, Seat
 from kvmctl.spec.devices.device import Device
-from kvmctl.spec.units import path_or
+from kvmctl.spec.hostpath import path_or
 
 
 class Rng(Device):
