@@ -30,7 +30,8 @@ def check_qemu(survey: Survey) -> Iterator[Finding]:
             package = f" ({qemu.package})" if qemu.package else ""
             kinds = f"{qemu.machines} machine types, {qemu.devices} devices, {qemu.cpu_models} CPU models"
             accelerators = ", ".join(qemu.accelerators)
-            text = f"QEMU {qemu.version}{package} at {qemu.path}: {kinds}; accelerators {accelerators}"
+            features = ", ".join(qemu.features) or "nothing optional"
+            text = f"QEMU {qemu.version}{package} at {qemu.path}: {kinds}; accelerators {accelerators}; has {features}"
             yield Finding("qemu.usable", "ok", text)
 
 
