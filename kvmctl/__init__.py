@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from kvmctl.plan.option import render as render
     from kvmctl.plan.paths import MachinePaths as MachinePaths
     from kvmctl.plan.paths import Roots as Roots
+    from kvmctl.plan.shell import readable as readable
+    from kvmctl.plan.shell import shell_script as shell_script
     from kvmctl.runtime.attach import attach as attach
     from kvmctl.runtime.console import Console as Console
     from kvmctl.runtime.console import open_console as open_console
@@ -60,7 +62,13 @@ if TYPE_CHECKING:
     from kvmctl.runtime.listing import MachineInfo as MachineInfo
     from kvmctl.runtime.listing import find_machine as find_machine
     from kvmctl.runtime.listing import list_machines as list_machines
+    from kvmctl.runtime.listing import machine_names as machine_names
     from kvmctl.runtime.prepare import prepare as prepare
+    from kvmctl.runtime.reading import Happening as Happening
+    from kvmctl.runtime.reading import Log as Log
+    from kvmctl.runtime.reading import read_all_events as read_all_events
+    from kvmctl.runtime.reading import read_events as read_events
+    from kvmctl.runtime.reading import read_log as read_log
     from kvmctl.runtime.registry import Definition as Definition
     from kvmctl.runtime.registry import create as create
     from kvmctl.runtime.registry import define as define
@@ -108,6 +116,8 @@ _HOME = {
     "render": "kvmctl.plan.option",
     "MachinePaths": "kvmctl.plan.paths",
     "Roots": "kvmctl.plan.paths",
+    "readable": "kvmctl.plan.shell",
+    "shell_script": "kvmctl.plan.shell",
     "attach": "kvmctl.runtime.attach",
     "Console": "kvmctl.runtime.console",
     "open_console": "kvmctl.runtime.console",
@@ -124,7 +134,13 @@ _HOME = {
     "MachineInfo": "kvmctl.runtime.listing",
     "find_machine": "kvmctl.runtime.listing",
     "list_machines": "kvmctl.runtime.listing",
+    "machine_names": "kvmctl.runtime.listing",
     "prepare": "kvmctl.runtime.prepare",
+    "Happening": "kvmctl.runtime.reading",
+    "Log": "kvmctl.runtime.reading",
+    "read_all_events": "kvmctl.runtime.reading",
+    "read_events": "kvmctl.runtime.reading",
+    "read_log": "kvmctl.runtime.reading",
     "Definition": "kvmctl.runtime.registry",
     "create": "kvmctl.runtime.registry",
     "define": "kvmctl.runtime.registry",

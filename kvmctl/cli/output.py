@@ -102,6 +102,11 @@ def print_json_line(record: Mapping[str, object]) -> None:
     emit(json.dumps({"schema": SCHEMA, **record}, separators=(",", ":"), default=_plain))
 
 
+def print_reply(value: object) -> None:
+    """Print what QEMU answered, as JSON that is QEMU's and not ours."""
+    emit(json.dumps(value, indent=2))
+
+
 def is_fancy(stream: TextIO) -> bool:
     """Whether `stream` is a terminal that wants colour and progress bars."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("CI") or os.environ.get("TERM") == "dumb"

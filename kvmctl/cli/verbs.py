@@ -40,7 +40,7 @@ GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
         Verb("start", "start", "start", "Start a machine and return"),
         Verb("stop", "stop", "stop", "Ask a machine to power down, and see that it does"),
         Verb("kill", "power", "kill", "End a machine at once, as pulling the plug would"),
-        Verb("restart", "power", "restart", "Stop a machine and start it again, from its spec as it is now"),
+        Verb("restart", "restart", "restart", "Stop a machine and start it again, from its spec as it is now"),
         Verb("reset", "power", "reset", "Press the reset button"),
         Verb("pause", "power", "pause", "Halt a machine's CPUs"),
         Verb("resume", "power", "resume", "Let a paused machine go on"),

@@ -63,7 +63,9 @@ async def _ask(vm: Vm, rung: Rung, *, is_paused: bool) -> None:
     if is_paused:
         await vm.resume()  # a guest that does not run can't be asked
     if rung is Rung.AGENT:
-        await vm.shut_down_by_agent(deadline=_ASK_SECONDS)
+        agent = vm.agent()
+        agent.patience = _ASK_SECONDS
+        await agent.shut_down()
         return
     async with vm.monitor(deadline=_ASK_SECONDS) as monitor:
         await ops.press_power_button(monitor)

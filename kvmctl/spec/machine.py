@@ -76,8 +76,6 @@ class Machine(Devices):
     smbios: Smbios = Field(
         default={}, validate_default=True, description="What the guest reads of its hardware's maker."
     )
-        default={}, validate_default=True, description="What the guest reads of its hardware's maker."
-    )
     credentials: Credentials = Field(
         default_factory=dict, description="systemd credentials by name: text, or { file = ... } or { env = ... }."
     )

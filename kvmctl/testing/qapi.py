@@ -29,7 +29,7 @@ _QUERIES: Final[Mapping[str, str]] = {"display": "query-display-options", "audio
 _GROUPS: Final[Mapping[str, str]] = {"smp": "smp-opts", "boot": "boot-opts", "m": "memory"}
 """The name QEMU lists an option's parameters under, where it is another."""
 
-_UNLISTED: Final = frozenset({"cpu"})
+_UNLISTED: Final = frozenset({"cpu", "display"})
 """Options of keys and values that QEMU does not list."""
 
 _JSON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from golden import RECORDINGS
 
 from kvmctl.testing.qapi import Recording
-
-RECORDINGS = {
-    path.stem: Recording.parse(path.read_text())
-    for path in sorted((Path(__file__).parents[1] / "data/qemu").glob("*.json"), key=lambda path: float(path.stem))
-}
 
 
 @pytest.fixture(params=RECORDINGS)

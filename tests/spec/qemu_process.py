@@ -15,6 +15,7 @@ from typing import Any
 
 from kvmctl.plan.model import Listen, OpenFile, Pair, Plan, Tap, VhostNet
 from kvmctl.plan.option import render
+from kvmctl.runtime import deferred
 
 STRICT = ("-compat", "deprecated-input=reject,unstable-input=reject")
 
@@ -95,5 +96,13 @@ def _descriptors(plan: Plan, theirs: socket.socket, directory: Path, stack: Exit
                 number = os.open(path, os.O_RDWR)
                 stack.callback(os.close, number)
                 yield fd, number
-            case Tap() | VhostNet():
-                raise AssertionError("a tap needs a network namespace; see the runtime's tests")
+            case Tap(fds):
+                yield from _closed_later(fds, deferred.open_tap(source), stack)
+            case VhostNet(fds):
+                yield from _closed_later(fds, deferred.open_vhost_net(source), stack)
+
+
+def _closed_later(names: tuple[str, ...], numbers: list[int], stack: ExitStack) -> Iterator[tuple[str, int]]:
+    for name, number in zip(names, numbers, strict=True):
+        stack.callback(os.close, number)
+        yield name, number
