@@ -66,7 +66,9 @@ def from_mapping(spec: Mapping[str, Any], *, source: str, base: str) -> Machine:
     try:
         machine = Machine.model_validate(named, context={"base": base})
     except ValidationError as error:
-        raise SpecError(source, [_of_stem(problem, spec) for problem in problems_of(error, Machine)]) from None
+        raise SpecError(
+            source, [_of_stem(problem, spec) for problem in problems_of(error, Machine, spec=named)]
+        ) from None
     machine._source = source  # noqa: SLF001  # the one thing a machine knows that no spec says
     return machine
 

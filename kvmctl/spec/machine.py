@@ -17,8 +17,9 @@ from kvmctl.spec.credentials import Credentials
 from kvmctl.spec.devices import Devices
 from kvmctl.spec.firmware import Firmware
 from kvmctl.spec.hostpath import anchor_path, base_of
-from kvmctl.spec.memory import Memory, sized
-from kvmctl.spec.model import AlsoTakes, Bool, Int, Model, Str
+from kvmctl.spec.ids import ids_problems
+from kvmctl.spec.memory import Memory
+from kvmctl.spec.model import AlsoTakes, Bool, Int, Model, Str, table_of
 from kvmctl.spec.smbios import Smbios
 from kvmctl.spec.units import Line, MachineName, Uuid, has_control_characters
 
@@ -63,7 +64,7 @@ class Machine(Devices):
     acpi: Bool = Field(default=True, description="ACPI: the power button, and most ways of plugging.")
     cpus: Int = Field(default=1, ge=1, le=4096, description="CPUs at boot.")
     cpu: Cpu = Field(default={}, validate_default=True, description="The CPUs' model and topology.")
-    memory: Annotated[Memory, BeforeValidator(sized), AlsoTakes("string", "integer")] = Field(
+    memory: Annotated[Memory, table_of("size", str, int, kind="a size"), AlsoTakes("string", "integer")] = Field(
         default={}, validate_default=True, description="The memory: its size ('2GiB'), or a table of more."
     )
     firmware: Firmware = Field(
@@ -105,6 +106,7 @@ class Machine(Devices):
         """What is wrong among the tables."""
         yield from self.cpu.topology_problems(self.cpus)
         yield from booting.order_problems(self.boot, self)
+        yield from ids_problems(self)
         yield from self._twins()
         yield from self._stray_arguments()
 
