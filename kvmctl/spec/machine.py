@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from posixpath import basename, splitext
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo
@@ -39,6 +40,11 @@ class Pci(Model):
         le=32,
         description="Empty pcie-root-ports on q35, one for each device plugged in while it runs.",
     )
+
+
+def stem_of(source: str) -> str:
+    """A file's name without its directory and suffix."""
+    return splitext(basename(source))[0]
 
 
 class Machine(Devices):
@@ -101,6 +107,11 @@ class Machine(Devices):
     def source(self) -> str:
         """The file the machine was read from."""
         return self._source
+
+    @property
+    def stem(self) -> str:
+        """The name of that file, which is the machine's unless it is given one."""
+        return stem_of(self._source)
 
     def contradictions(self) -> Iterator[Problem]:
         """What is wrong among the tables."""

@@ -32,14 +32,14 @@ _PLAIN: Final = {
     "string_too_long": "is too long",
     "too_short": "is too short",
     "too_long": "is too long",
-    "literal_error": "is not one of the words for it",
-    "union_tag_invalid": "is not one of the words for it",
+    "literal_error": "is none of its values",
+    "union_tag_invalid": "is none of its values",
 }
 
 
 def problems_of(error: ValidationError, root: type[BaseModel], *, spec: Mapping[str, Any]) -> list[Problem]:
     """Everything that is wrong with `spec`, in its order."""
-    order = {key: place for place, key in enumerate(spec)}
+    order: dict[int | str, int] = {key: place for place, key in enumerate(spec)}
     items = sorted(error.errors(include_url=False), key=lambda item: order.get(item["loc"][0], 0) if item["loc"] else 0)
     return [problem for item in items for problem in _problems(item, root, spec)]
 

@@ -100,3 +100,8 @@ def rejected(text: str, **facts: Any) -> list[str]:
     with pytest.raises(SpecError) as caught:
         plan(text, **facts)
     return [str(problem) for problem in caught.value.problems]
+
+
+def kvm(**changes: Any) -> KvmFacts:
+    """A usable KVM with some facts changed."""
+    return replace(KVM, **changes)
