@@ -26,6 +26,13 @@ _SIZE: Final = r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)"
 _SIZE_ALLOWED: Final = "a size is written '512MiB' (B, KiB, MiB, GiB, TiB), or as a whole number of bytes"
 
 
+SIZE_FORMS: Final = (
+    {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*([KMGT]i)?B\s*$"},
+    {"type": "integer", "minimum": 0},
+)
+"""What a size may be in JSON."""
+
+
 def size_text(size: int) -> str:
     """`size` in the largest unit that divides it: ``1536MiB``."""
     for unit, factor in reversed(_UNITS.items()):
@@ -63,14 +70,7 @@ def _bytes(amount: Decimal, number: str, unit: str) -> int:
 ByteSize = Annotated[
     int,
     BeforeValidator(_parse_size),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": r"^\d+(\.\d+)?\s*([KMGT]i)?B$"},
-                {"type": "integer", "minimum": 0},
-            ]
-        }
-    ),
+    WithJsonSchema({"anyOf": [*SIZE_FORMS]}),
 ]
 """Bytes."""
 
