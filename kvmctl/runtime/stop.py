@@ -39,11 +39,10 @@ async def _ask_guest(vm: Vm, grace: float, tried: list[tuple[Rung, str]]) -> Run
             await _ask(vm, rung, is_paused=told.state is State.PAUSED and rung is rungs[0])
         except NotRunning:
             return rung
-        except (DeadlineExceeded, MonitorBusy) as error:
-            tried.append((rung, error.summary))
-            return None  # the monitor will not serve the other rungs either
         except KvmctlError as error:
             tried.append((rung, error.summary))
+            if rung is not Rung.AGENT and isinstance(error, DeadlineExceeded | MonitorBusy):
+                return None  # the monitor will not serve the other rungs either
             continue
         if await vm.ended_within(patience):
             return rung

@@ -249,8 +249,11 @@ class Vm:
         if self._monitor is not None:
             await self._monitor.close()
             self._monitor = None
-        if self._child is not None and self.is_alive:
-            self._child.disown()
+        if self._child is not None:
+            if self.is_alive:
+                self._child.disown()
+            else:
+                self._settle()
         self._process.close()
 
     def forget(self) -> None:
