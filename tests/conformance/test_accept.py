@@ -41,4 +41,9 @@ def test_the_real_qemu_takes_the_example(name: str, tmp_path: Path, has_namespac
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"status": "prelaunch", "log": ""}
+    answer = json.loads(done.stdout)
+    if "skip" in answer:
+        pytest.skip(f"this host: {answer['skip']}")
+    complaints = [line for line in answer["log"].splitlines() if not line.startswith("VNC server running on ")]
+    assert not complaints
+    assert answer["status"] == "prelaunch"
