@@ -56,6 +56,8 @@ class SelfTest:
     """In KVM_RUN."""
     reason: str = ""
     """Why it failed; empty when it passed."""
+    errno: int = 0
+    """The kernel's reason where it refused a request."""
 
 
 def self_test(kvm: Kvm, *, patience: float = 1.0) -> SelfTest:
@@ -85,7 +87,7 @@ def _attempt(kvm: Kvm, *, patience: float) -> SelfTest:
             _enter_real_mode(vcpu)
             return _run(vcpu, result, patience=patience)
     except OSError as error:
-        return replace(result, reason=str(error))
+        return replace(result, reason=str(error), errno=error.errno or 0)
 
 
 def _make_vcpu(vm: Vm, memory: mmap) -> Vcpu:
@@ -105,7 +107,7 @@ def _enter_real_mode(vcpu: Vcpu) -> None:
 
 def _run(vcpu: Vcpu, result: SelfTest, *, patience: float) -> SelfTest:
     exits: list[Exit] = []
-    nanoseconds = 0
+    nanoseconds = number = 0
     try:
         with _kicked_after(patience, vcpu):
             for expected in _EXPECTED:
@@ -116,9 +118,10 @@ def _run(vcpu: Vcpu, result: SelfTest, *, patience: float) -> SelfTest:
                     break
         reason = "" if tuple(exits) == _EXPECTED else _describe(exits[-1])
     except OSError as error:
-        reason = f"the guest was still running after {patience:g} s" if error.errno == errno.EINTR else str(error)
+        number = error.errno or 0
+        reason = f"the guest was still running after {patience:g} s" if number == errno.EINTR else str(error)
     names = tuple(each.name for each in exits)
-    return replace(result, runs_code=not reason, exits=names, run_us=nanoseconds // 1000, reason=reason)
+    return replace(result, runs_code=not reason, exits=names, run_us=nanoseconds // 1000, reason=reason, errno=number)
 
 
 def _describe(last: Exit) -> str:

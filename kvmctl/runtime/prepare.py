@@ -40,8 +40,7 @@ def prepare(
     is kept for the next command unless `remember` is false. Raises SpecError, NotFound, HostError.
     """
     roots = roots or store.find_roots()
-    if not isinstance(machine, Machine):
-        machine = load(registry.find_spec(os.fspath(machine), roots))
+    machine = load_machine(machine, roots)
     name = name or machine.name
     paths = roots.machine(name, ephemeral=is_captive)
     host = probe()
@@ -49,6 +48,13 @@ def prepare(
     qemu = qemu_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name)
     return Prepared(tie(plan, host, qemu) if is_captive else plan, paths)
+
+
+def load_machine(machine: Machine | str | os.PathLike[str], roots: Roots | None = None) -> Machine:
+    """`machine` itself, or the spec of that name or in that file. Raises SpecError, NotFound."""
+    if isinstance(machine, Machine):
+        return machine
+    return load(registry.find_spec(os.fspath(machine), roots))
 
 
 def tie(plan: Plan, host: HostFacts, qemu: QemuFacts) -> Plan:
