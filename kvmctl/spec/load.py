@@ -83,14 +83,14 @@ def _of_stem(problem: Problem, spec: Mapping[str, Any]) -> Problem:
     return Problem("name", f"is missing, and the file's own name {problem.message}", problem.given, problem.allowed)
 
 
-_TOML_PLACE: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+_TOML_PLACE: Final = r"(?s)(.*) \(at (?:line (\d+), column (\d+)|end of document)\)"
 
 
 def _read(text: str, *, source: str, format: Format) -> dict[str, Any]:  # noqa: A002
     try:
         return tomllib.loads(text) if format == "toml" else _read_json(text)
     except tomllib.TOMLDecodeError as error:
-        match = _TOML_PLACE.fullmatch(str(error))
+        match = re.fullmatch(_TOML_PLACE, str(error))
         message, line, column = match.groups() if match else (str(error), None, None)
         place = f"line {line}, column {column}" if line else "the end of the file"
         problem = Problem("", f"is not TOML at {place}: {message[:1].lower()}{message[1:]}")

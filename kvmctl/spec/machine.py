@@ -18,7 +18,7 @@ from kvmctl.spec.devices import Devices
 from kvmctl.spec.firmware import Firmware
 from kvmctl.spec.hostpath import anchor_path, base_of
 from kvmctl.spec.memory import Memory, sized
-from kvmctl.spec.model import Bool, Int, Model, Str
+from kvmctl.spec.model import AlsoTakes, Bool, Int, Model, Str
 from kvmctl.spec.smbios import Smbios
 from kvmctl.spec.units import Line, MachineName, Uuid, has_control_characters
 
@@ -62,22 +62,24 @@ class Machine(Devices):
     )
     acpi: Bool = Field(default=True, description="ACPI: the power button, and most ways of plugging.")
     cpus: Int = Field(default=1, ge=1, le=4096, description="CPUs at boot.")
-    cpu: Cpu = Field(default=Cpu(), description="The CPUs' model and topology.")
-    memory: Annotated[Memory, BeforeValidator(sized)] = Field(
-        default=Memory(), description="The memory: its size ('2GiB'), or a table of more."
+    cpu: Cpu = Field(default={}, validate_default=True, description="The CPUs' model and topology.")
+    memory: Annotated[Memory, BeforeValidator(sized), AlsoTakes("string", "integer")] = Field(
+        default={}, validate_default=True, description="The memory: its size ('2GiB'), or a table of more."
     )
     firmware: Firmware = Field(
         default="bios",
         description="'bios', 'uefi', 'uefi-secure' (enforcing, with the usual keys), the name of a ROM that comes with "
         "QEMU ('qboot.rom'), or a path to one.",
     )
-    boot: Boot = Field(default=Boot(), description="What is started, and in which order.")
-    clock: Clock = Field(default=Clock(), description="The clock.")
-    smbios: Smbios = Field(default=Smbios(), description="What the guest reads of its hardware's maker.")
+    boot: Boot = Field(default={}, validate_default=True, description="What is started, and in which order.")
+    clock: Clock = Field(default={}, validate_default=True, description="The clock.")
+    smbios: Smbios = Field(
+        default={}, validate_default=True, description="What the guest reads of its hardware's maker."
+    )
     credentials: Credentials = Field(
         default_factory=dict, description="systemd credentials by name: text, or { file = ... } or { env = ... }."
     )
-    pci: Pci = Field(default=Pci(), description="The PCI buses.")
+    pci: Pci = Field(default={}, validate_default=True, description="The PCI buses.")
     on_poweroff: Literal["poweroff", "pause"] = Field(
         default="poweroff", description="When the guest powers off: QEMU ends, or stays paused to be looked at."
     )

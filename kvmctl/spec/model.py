@@ -6,12 +6,22 @@ told by `Model.contradictions`, all of it at once and each with its own key. May
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictBool, StrictInt, StrictStr, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from kvmctl.errors import Problem
 
@@ -57,24 +67,27 @@ def why(model: Model, field: str, key: str, *, default: str) -> str:
     return key if model.gives(field) else f"default: {default}"
 
 
+@dataclass(frozen=True, slots=True)
+class AlsoTakes:
+    """Adds to the JSON Schema of a table the plain values that stand for one, by their JSON types."""
+
+    types: tuple[str, ...]
+
+    def __init__(self, *types: str) -> None:
+        object.__setattr__(self, "types", types)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The table or one of the plain values."""
+        return {"anyOf": [handler(schema), *({"type": name} for name in self.types)]}
+
+
 def _switched(value: Any) -> Any:
     if value is True:
         return {}
     return None if value is False else value
 
 
-@dataclass(frozen=True, slots=True)
-class Also:
-    """Tells the JSON Schema of a form that a validator takes besides those of the field's own type."""
-
-    form: Mapping[str, Any]
-
-    def __get_pydantic_json_schema__(self, core: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """The field's own schema or the form; called by pydantic."""
-        return {"anyOf": [handler(core), dict(self.form)]}
-
-
 _M = TypeVar("_M")
 
-Switch = Annotated[_M | None, BeforeValidator(_switched), Also({"type": "boolean"})]
+Switch = Annotated[_M | None, BeforeValidator(_switched), AlsoTakes("boolean")]
 """A table that ``true`` gives with its defaults and ``false`` leaves out."""

@@ -23,7 +23,7 @@ from kvmctl.spec.devices.video import Video, modelled
 from kvmctl.spec.devices.vnc import Vnc
 from kvmctl.spec.devices.vsock import Vsock
 from kvmctl.spec.devices.watchdog import Watchdog
-from kvmctl.spec.model import Model, Switch
+from kvmctl.spec.model import AlsoTakes, Model, Switch
 
 Network: TypeAlias = Annotated[
     UserNetwork | TapNetwork | StreamNetwork | DgramNetwork | NoNetwork, Field(discriminator="type")
@@ -35,20 +35,31 @@ class Devices(Model):
 
     networks: tuple[Network, ...] = Field(default=(), description="Network cards.")
     disks: tuple[Disk, ...] = Field(default=(), description="Disks, CD drives and floppy drives.")
-    serials: tuple[Serial, ...] = Field(default=(Serial(),), description="Serial ports; the first is the console.")
+    serials: tuple[Serial, ...] = Field(
+        default=[{}], validate_default=True, description="Serial ports; the first is the console."
+    )
     consoles: tuple[VirtioConsole, ...] = Field(default=(), description="Virtio consoles, /dev/hvc0 and on.")
-    agent: Switch[Agent] = Field(default=Agent(), description="The guest agent's channel; false leaves it out.")
+    agent: Switch[Agent] = Field(
+        default=True, validate_default=True, description="The guest agent's channel; false leaves it out."
+    )
     channels: tuple[Channel, ...] = Field(default=(), description="Named streams between host and guest.")
-    balloon: Switch[Balloon] = Field(default=Balloon(), description="The memory balloon; false leaves it out.")
-    rng: Switch[Rng] = Field(default=Rng(), description="The random number generator; false leaves it out.")
-    panic: Switch[Panic] = Field(default=Panic(), description="The panic device; false leaves it out.")
+    balloon: Switch[Balloon] = Field(
+        default=True, validate_default=True, description="The memory balloon; false leaves it out."
+    )
+    rng: Switch[Rng] = Field(
+        default=True, validate_default=True, description="The random number generator; false leaves it out."
+    )
+    panic: Switch[Panic] = Field(
+        default=True, validate_default=True, description="The panic device; false leaves it out."
+    )
     watchdog: Switch[Watchdog] = Field(default=None, description="A watchdog; true gives the usual one.")
     vsock: Vsock | None = Field(default=None, description="Sockets between host and guest without a network.")
-    video: Annotated[Video, BeforeValidator(modelled)] = Field(
-        default=Video(), description="The graphics card: its model ('std'), or a table."
+    video: Annotated[Video, BeforeValidator(modelled), AlsoTakes("string")] = Field(
+        default={}, validate_default=True, description="The graphics card: its model ('std'), or a table."
     )
     inputs: tuple[Input, ...] = Field(
-        default=(Input(type="tablet"), Input(type="keyboard")),
+        default=[{"type": "tablet"}, {"type": "keyboard"}],
+        validate_default=True,
         description="Keyboards, mice and tablets; with VNC a tablet unless given.",
     )
     vnc: Switch[Vnc] = Field(default=None, description="The VNC server; true is one on a Unix socket.")
