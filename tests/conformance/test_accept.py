@@ -20,6 +20,9 @@ NAMESPACE = [
     *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]),
 ]
 
+EXPECTED = ("VNC server running on ", "has no peer")
+"""What QEMU tells without anything being wrong: the port it chose, and that a card has no cable in it."""
+
 
 @pytest.fixture(scope="session")
 def has_namespaces() -> bool:
@@ -44,6 +47,5 @@ def test_the_real_qemu_takes_the_example(name: str, tmp_path: Path, has_namespac
     answer = json.loads(done.stdout)
     if "skip" in answer:
         pytest.skip(f"this host: {answer['skip']}")
-    complaints = [line for line in answer["log"].splitlines() if not line.startswith("VNC server running on ")]
-    assert not complaints
+    assert [line for line in answer["log"].splitlines() if not any(word in line for word in EXPECTED)] == []
     assert answer["status"] == "prelaunch"
