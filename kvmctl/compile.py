@@ -10,6 +10,7 @@ from typing import Final
 
 from kvmctl.errors import KvmUnavailable, Problem, SpecError
 from kvmctl.plan.facts import HostFacts, MachineType, QemuFacts, Verdict
+from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Guest, Plan
 from kvmctl.plan.option import Option, Value, bare, keyval, keyvals, text
 from kvmctl.plan.paths import BUILTIN_TINY, MachinePaths
@@ -99,9 +100,9 @@ def _assemble(machine: Machine, ctx: Context) -> Lowered:
         *(item for item in shared if isinstance(item, Option)),
         *body.options,
         *placed,
-        *_tail(machine),
+        *_tail(machine, ctx),
     )
-    problems = (*body.problems, *homeless, *_absent(parts, ctx))
+    problems = (*body.problems, *homeless, *_absent(parts, ctx), *_unconfined(machine, ctx))
     return replace(body, options=options, problems=problems or tuple(clashes(options, body)))
 
 
@@ -138,7 +139,7 @@ def _machine_why(machine: Machine) -> str:
     return why(machine, "machine", "machine", default="q35, pinned to the version that is started first")
 
 
-def _tail(machine: Machine) -> Iterator[Option]:
+def _tail(machine: Machine, ctx: Context) -> Iterator[Option]:
     """What happens at the end, how QEMU runs, and what kvmctl has no key for."""
     events: dict[str, Value] = {"reboot": machine.on_reboot, "shutdown": machine.on_poweroff, "panic": machine.on_crash}
     if machine.watchdog is not None:
@@ -146,7 +147,7 @@ def _tail(machine: Machine) -> Iterator[Option]:
     given = [key for key in ("on_reboot", "on_poweroff", "on_crash", "watchdog") if machine.gives(key)]
     yield keyvals("action", None, events, why=", ".join(given) or "default: a guest that is done ends its QEMU")
     reason = why(machine, "sandbox", "sandbox", default="QEMU needs to start no program and gain no privilege")
-    yield from process.last(sandbox=machine.sandbox, sandbox_why=reason)
+    yield from process.last(sandbox=machine.sandbox and Feature.SANDBOX in ctx.qemu.features, sandbox_why=reason)
     yield from _extra(machine.extra_args)
 
 
@@ -165,6 +166,12 @@ def _by_id(shared: Iterable[Option | Part]) -> tuple[Option | Part, ...]:
     for item in shared:
         found.setdefault(item.body["id"], item)
     return tuple(found.values())
+
+
+def _unconfined(machine: Machine, ctx: Context) -> Iterator[Problem]:
+    if machine.gives("sandbox") and machine.sandbox and Feature.SANDBOX not in ctx.qemu.features:
+        program = f"QEMU {ctx.qemu.version_text} ({ctx.qemu.path})"
+        yield Problem("sandbox", f"{program} was built without seccomp", "true", "false, or another QEMU")
 
 
 def _absent(parts: Iterable[Part], ctx: Context) -> Iterator[Problem]:
@@ -217,6 +224,8 @@ def _warnings(machine: Machine, ctx: Context, *, verdict: Verdict) -> Iterator[s
     kind = next(item for item in ctx.qemu.machines if item.name == ctx.machine_type)
     if kind.deprecated:
         yield f"machine type {kind.name} is deprecated and will be gone from a later QEMU"
+    if machine.sandbox and Feature.SANDBOX not in ctx.qemu.features:
+        yield f"QEMU {ctx.qemu.version_text} ({ctx.qemu.path}) was built without seccomp: it runs unconfined"
     if ctx.host.memory and machine.memory.size > ctx.host.memory:
         has, wants = size_text(ctx.host.memory // MIB * MIB), size_text(machine.memory.size)
         yield f"the guest may use {wants} of memory and the host has {has}"

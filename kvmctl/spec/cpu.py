@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 from math import prod
 from typing import Annotated, Any, Final
 
@@ -15,6 +14,7 @@ from kvmctl.plan.facts import QemuFacts
 from kvmctl.plan.option import Option, keyval, keyvals
 from kvmctl.spec.context import Context, Lowered
 from kvmctl.spec.model import Int, Model, Str, reject, why
+from kvmctl.spec.words import did_you_mean
 
 _FEATURE: Final = r"[a-z0-9][a-z0-9_.-]*"
 _FEATURE_VALUE: Final = r"[A-Za-z0-9_.+-]+"
@@ -126,6 +126,4 @@ def _problems(cpu: Cpu, ctx: Context) -> Iterator[Problem]:
 
 
 def _nearest(model: str, qemu: QemuFacts) -> str:
-    near = get_close_matches(model, sorted(qemu.cpu_models), n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{hint}see them: {qemu.path} -cpu help"
+    return f"{did_you_mean(model, sorted(qemu.cpu_models))}see them: {qemu.path} -cpu help"

@@ -18,11 +18,6 @@ DEFAULT_SIZE = GIB
 _HUGE_PAGE = 2 * MIB
 
 
-def sized(value: Any) -> Any:
-    """``memory = "1GiB"`` as the table it stands for."""
-    return {"size": value} if isinstance(value, str | int) and not isinstance(value, bool) else value
-
-
 def _parse_hugepages(value: Any) -> Any:
     return _HUGE_PAGE if value is True else (None if value is False else value)
 

@@ -6,7 +6,7 @@ told by `Model.contradictions`, all of it at once and each with its own key. May
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Self, TypeVar
 
@@ -84,7 +84,25 @@ class AlsoTakes:
 def _switched(value: Any) -> Any:
     if value is True:
         return {}
-    return None if value is False else value
+    if value is False or value is None:
+        return None
+    return _table(value, or_else="true, false")
+
+
+def table_of(field: str, *plain: type, kind: str) -> BeforeValidator:
+    """Lets a value of a `plain` type, in words a `kind`, stand for a table that has only `field`."""
+
+    def widen(value: Any) -> Any:
+        is_plain = isinstance(value, plain) and not isinstance(value, bool)
+        return {field: value} if is_plain else _table(value, or_else=kind)
+
+    return BeforeValidator(widen)
+
+
+def _table(value: Any, *, or_else: str) -> Any:
+    if not isinstance(value, Mapping | Model):
+        raise reject(f"must be {or_else} or a table")
+    return value
 
 
 _M = TypeVar("_M")

@@ -114,8 +114,9 @@ def _root_port(port_id: str, slot: int, function: int, *, why: str) -> Option:
 
 def _no_place(part: Part, platform: Platform, *, taken: int) -> Problem:
     if taken:
-        return Problem(part.key, f"{platform} has no {part.seat} left for one more {part.driver}: it has {taken}")
-    return Problem(part.key, f"{platform} has no {part.seat} for a {part.driver}", allowed="machine = 'q35'")
+        return Problem(part.key, f"{platform} has {taken} {part.seat}, and all are taken")
+    allowed = "bus = 'sata'" if part.seat is Seat.IDE_PORT else "machine = 'q35'"
+    return Problem(part.key, f"{platform} has no {part.seat}, and '{part.driver}' needs one", allowed=allowed)
 
 
 def _mmio(index: int) -> _Place | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, TypeAlias
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from kvmctl.spec.context import At, Context, Lowered, join
 from kvmctl.spec.devices.agent import Agent
@@ -19,11 +19,11 @@ from kvmctl.spec.devices.network_user import UserNetwork
 from kvmctl.spec.devices.panic import Panic
 from kvmctl.spec.devices.rng import Rng
 from kvmctl.spec.devices.serial import Channel, Serial, VirtioConsole
-from kvmctl.spec.devices.video import Video, modelled
+from kvmctl.spec.devices.video import Video
 from kvmctl.spec.devices.vnc import Vnc
 from kvmctl.spec.devices.vsock import Vsock
 from kvmctl.spec.devices.watchdog import Watchdog
-from kvmctl.spec.model import AlsoTakes, Model, Switch
+from kvmctl.spec.model import AlsoTakes, Model, Switch, table_of
 
 Network: TypeAlias = Annotated[
     UserNetwork | TapNetwork | StreamNetwork | DgramNetwork | NoNetwork, Field(discriminator="type")
@@ -54,7 +54,7 @@ class Devices(Model):
     )
     watchdog: Switch[Watchdog] = Field(default=None, description="A watchdog; true gives the usual one.")
     vsock: Vsock | None = Field(default=None, description="Sockets between host and guest without a network.")
-    video: Annotated[Video, BeforeValidator(modelled), AlsoTakes("string")] = Field(
+    video: Annotated[Video, table_of("model", str, kind="a model"), AlsoTakes("string")] = Field(
         default={}, validate_default=True, description="The graphics card: its model ('std'), or a table."
     )
     inputs: tuple[Input, ...] = Field(

@@ -132,13 +132,13 @@ class Disk(Device):
             return "raw"
         return next((form for suffix, form in _FORMAT_BY_SUFFIX.items() if self.path.endswith(suffix)), None)
 
-    def name(self, index: int) -> str:
+    def device_id(self, index: int) -> str:
         """The drive's id in QEMU."""
         return self.id or f"disk{index}"
 
     def lower(self, ctx: Context, at: At) -> Lowered:
         """The block nodes, the device, and the image to be made or looked at."""
-        name = self.name(at.index)
+        name = self.device_id(at.index)
         made = join(ctx.paths.disks, f"{name}.{self.image_format}") if self.size is not None else None
         path = self.path or made
         drive = self._floppy(ctx, at, name=name) if self.device == "floppy" else self._drive(ctx, at, name=name)
