@@ -94,7 +94,7 @@ def _assemble(machine: Machine, ctx: Context) -> Lowered:
     body = join(_sections(machine, ctx))
     shared = _by_id(body.shared)
     parts = (*(item for item in shared if isinstance(item, Part)), *body.parts)
-    placed, homeless = place(parts, platform=ctx.platform, spare=machine.pci.spare_root_ports)
+    placed, homeless = place(parts, platform=ctx.platform, acpi=ctx.acpi, spare=machine.pci.spare_root_ports)
     options = (
         *_head(machine, ctx, body),
         *(item for item in shared if isinstance(item, Option)),
@@ -121,13 +121,18 @@ def _sections(machine: Machine, ctx: Context) -> Iterator[Lowered]:
 def _head(machine: Machine, ctx: Context, body: Lowered) -> Iterator[Option]:
     """Who the machine is and what it runs on."""
     yield from process.first()
-    named = "name" if ctx.name == machine.name else "default: the name it is started under"
-    yield keyval("name", None, guest=ctx.name, debug_threads=True, why=named)
+    yield keyval("name", guest=ctx.name, debug_threads=True, why=_name_why(machine, ctx))
     uuid = machine.uuid or derived_uuid(ctx.name)
     yield text("uuid", uuid, why=why(machine, "uuid", "uuid", default="derived from the name, so always the same"))
     yield keyvals("machine", ctx.machine_type, _machine_body(machine, body), why=_machine_why(machine))
     accel = why(machine, "accel", "accel", default="what this host can do")
     yield bare("enable-kvm", why=accel) if ctx.accel == "kvm" else keyval("accel", "tcg", why=accel)
+
+
+def _name_why(machine: Machine, ctx: Context) -> str:
+    if ctx.name != machine.name:
+        return "default: the name it is started under"
+    return "default: the file's name" if machine.name == machine.stem else "name"
 
 
 def _machine_body(machine: Machine, body: Lowered) -> dict[str, Value]:
