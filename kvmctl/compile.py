@@ -84,6 +84,7 @@ def _context(
         cpus=machine.cpus,
         boot_indexes=boot.boot_indexes(machine.boot, machine),
         has_vnc=machine.vnc is not None,
+        has_inputs=machine.inputs is not None,
         has_serial=bool(machine.serials),
         agent_on_serial=machine.agent is not None and machine.agent.transport == "serial",
     )

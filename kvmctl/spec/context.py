@@ -39,6 +39,8 @@ class Context:
     """Boot index by the key of the device, ``disks[0]``."""
     has_vnc: bool
     """Somebody can look at a screen."""
+    has_inputs: bool
+    """The spec says which input devices there are."""
     has_serial: bool
     """There is a serial port, so the first of them is the console."""
     agent_on_serial: bool
@@ -56,8 +58,6 @@ class At:
     key: str
     """``disks[0]``, ``balloon``."""
     index: int
-    is_given: bool
-    """It was written in the spec."""
     why: str
     """The key when it was written, else ``default: `` and the reason."""
 

@@ -86,7 +86,7 @@ class Machine(Devices):
     credentials: Credentials = Field(
         default_factory=dict, description="systemd credentials by name: text, or { file = ... } or { env = ... }."
     )
-    pci: Pci = Field(default={}, validate_default=True, description="The PCI buses.")
+    pci: Pci = Field(default={}, validate_default=True, description="The PCI buses: what is kept free on them.")
     on_poweroff: Literal["poweroff", "pause"] = Field(
         default="poweroff", description="When the guest powers off: QEMU ends, or stays paused to be looked at."
     )

@@ -83,7 +83,8 @@ def place(
     parts: Sequence[Part], *, platform: Platform, acpi: bool, spare: int
 ) -> tuple[tuple[Option, ...], tuple[Problem, ...]]:
     """The devices as options with their addresses, root ports first, and what found no place."""
-    find = _seats(parts, platform, buses=MMIO_BUSES if acpi else MMIO_BUSES_WITHOUT_ACPI)
+    buses = MMIO_BUSES if acpi else MMIO_BUSES_WITHOUT_ACPI
+    find = _seats(parts, platform, buses=buses)
     taken: Counter[tuple[Seat, str]] = Counter()
     ports: list[Option] = []
     devices: list[Option] = []
@@ -92,7 +93,7 @@ def place(
         seat = (part.seat, part.on)
         found = find(part, taken[seat])
         if found is None:
-            problems.append(_no_place(part, platform, taken=taken[seat]))
+            problems.append(_no_place(part, platform, taken=taken[seat], buses=buses))
             continue
         taken[seat] += 1
         if found.port is not None:
@@ -124,7 +125,9 @@ def _root_port(port_id: str, slot: int, function: int, *, why: str) -> Option:
     return jsonopt("device", body, why=why)
 
 
-def _no_place(part: Part, platform: Platform, *, taken: int) -> Problem:
+def _no_place(part: Part, platform: Platform, *, taken: int, buses: int) -> Problem:
+    if platform == "microvm" and part.seat in _MMIO:
+        return Problem(part.key, f"this microvm has {buses} virtio buses, and all are taken")
     if taken:
         return Problem(part.key, f"{platform} has {taken} {part.seat}, and all are taken")
     allowed = "bus = 'sata'" if part.seat is Seat.IDE_PORT else "machine = 'q35'"

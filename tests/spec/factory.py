@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from kvmctl.plan.facts import Firmware, HostFacts, KvmFacts, QemuFacts
 from kvmctl.plan.model import Plan
 from kvmctl.plan.option import Option
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.spec.load import parse
+from kvmctl.spec.load import from_mapping, parse
 from kvmctl.spec.machine import Machine
 from kvmctl.testing.qapi import Recording
 
@@ -105,3 +106,9 @@ def rejected(text: str, **facts: Any) -> list[str]:
 def kvm(**changes: Any) -> KvmFacts:
     """A usable KVM with some facts changed."""
     return replace(KVM, **changes)
+
+
+def plan_of(spec: Mapping[str, Any]) -> Plan:
+    """The plan of a spec given as plain values."""
+    read = from_mapping(spec, source="web.toml", base="/specs")
+    return compile_plan(read, host=HOST, qemu=QEMU, paths=PATHS)

@@ -57,10 +57,8 @@ class Devices(Model):
     video: Annotated[Video, table_of("model", str, kind="a model"), AlsoTakes("string")] = Field(
         default={}, validate_default=True, description="The graphics card: its model ('std'), or a table."
     )
-    inputs: tuple[Input, ...] = Field(
-        default=[{"type": "tablet"}, {"type": "keyboard"}],
-        validate_default=True,
-        description="Keyboards, mice and tablets; with VNC a tablet unless given.",
+    inputs: tuple[Input, ...] | None = Field(
+        default=None, description="Keyboards, mice and tablets; unless given, a tablet where there is VNC."
     )
     vnc: Switch[Vnc] = Field(default=None, description="The VNC server; true is one on a Unix socket.")
 
@@ -76,8 +74,8 @@ def placed(devices: Devices) -> Iterator[tuple[Device, At]]:
         value = getattr(devices, field)
         is_given = devices.gives(field)
         if isinstance(value, Device):
-            yield value, At(field, 0, is_given, field if is_given else f"default: {value.reason}")
+            yield value, At(field, 0, field if is_given else f"default: {value.reason}")
         elif isinstance(value, tuple):
             for index, device in enumerate(value):
                 key = f"{field}[{index}]"
-                yield device, At(key, index, is_given, key if is_given else f"default: {device.reason}")
+                yield device, At(key, index, key if is_given else f"default: {device.reason}")
