@@ -128,6 +128,10 @@ def _head(machine: Machine, ctx: Context, body: Lowered) -> Iterator[Option]:
     yield keyvals("machine", ctx.machine_type, _machine_body(machine, body), why=_machine_why(machine))
     accel = why(machine, "accel", "accel", default="what this host can do")
     yield bare("enable-kvm", why=accel) if ctx.accel == "kvm" else keyval("accel", "tcg", why=accel)
+    if ctx.platform == "microvm":
+        # Its buses speak virtio 0.9 unless told, which graphics and input devices and their drivers never learnt.
+        today = "default: today's virtio, as on other machines"
+        yield keyval("global", driver="virtio-mmio", property="force-legacy", value=False, why=today)
 
 
 def _name_why(machine: Machine, ctx: Context) -> str:
