@@ -263,6 +263,11 @@ class Vm:
         """
         return await observe.wait_for_console(self.paths, self._process, pattern)
 
+    def console_output(self, *, from_now: bool = False) -> AsyncIterator[bytes]:
+        """What the first serial console prints until the machine ends: from its first byte, or only from now on."""
+        offset = files.size_of(self.paths.console_log) if from_now else 0
+        return observe.follow_console(self.paths, self._process, offset=offset)
+
     def console_text(self, *, limit: int = 1 << 20) -> str:
         """The last `limit` bytes of what the first serial console printed."""
         return files.read_tail(self.paths.console_log, limit=limit)
