@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from kvmctl.plan.option import render as render
     from kvmctl.plan.paths import MachinePaths as MachinePaths
     from kvmctl.plan.paths import Roots as Roots
+    from kvmctl.plan.shell import readable as readable
+    from kvmctl.plan.shell import shell_script as shell_script
     from kvmctl.runtime.attach import attach as attach
     from kvmctl.runtime.console import Console as Console
     from kvmctl.runtime.console import open_console as open_console
@@ -114,6 +116,8 @@ _HOME = {
     "render": "kvmctl.plan.option",
     "MachinePaths": "kvmctl.plan.paths",
     "Roots": "kvmctl.plan.paths",
+    "readable": "kvmctl.plan.shell",
+    "shell_script": "kvmctl.plan.shell",
     "attach": "kvmctl.runtime.attach",
     "Console": "kvmctl.runtime.console",
     "open_console": "kvmctl.runtime.console",

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
 
-from kvmctl.plan.facts import Feature, QemuFacts
+from kvmctl.plan.facts import QemuFacts
+from kvmctl.plan.features import Feature
 
 FORMAT: Final = 1
 """Raised when the questions change, or what the derived facts mean."""

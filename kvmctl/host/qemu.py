@@ -2,7 +2,7 @@
 
 The binary is run with no machine and a monitor on its standard streams. All questions are written at once, ``quit``
 last, so that it ends by itself even if we are killed meanwhile. Its replies are kept as they are; what they mean is
-decided in ``kvmctl.plan.features``.
+decided in ``kvmctl.plan.replies``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from kvmctl.errors import HostError, QemuNotFound, QemuTooOld
 from kvmctl.host import probe_cache
 from kvmctl.host.firmware import load_firmwares
 from kvmctl.plan.facts import QemuFacts
-from kvmctl.plan.features import FLOOR, Replies, facts_from_replies, is_supported, version_of
+from kvmctl.plan.features import FLOOR, is_supported
+from kvmctl.plan.replies import Replies, facts_from_replies, version_of
 
 BINARY: Final = "qemu-system-x86_64"
 ELSEWHERE: Final = ("/usr/libexec/qemu-kvm", "/usr/bin/kvm")

@@ -173,7 +173,7 @@ class Vcpu(Handle):
         try:
             # SAFETY: the kernel writes to these pages during `run` only; they are read after it has come back.
             self._shared = mmap(fd, size)
-        except OSError:
+        except BaseException:
             super().close()
             raise
 

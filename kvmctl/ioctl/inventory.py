@@ -6,28 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kvmctl.ioctl import abi, cpuid, kernel, nodes, words
-from kvmctl.ioctl.cpuid import CpuidEntry, named_bits
+from kvmctl.ioctl import cpuid, kernel, nodes
+from kvmctl.ioctl.cpuid import CpuidEntry
 from kvmctl.ioctl.device import Kvm
-from kvmctl.ioctl.handle import Ioctl, IoctlFailed, system_ioctl
+from kvmctl.ioctl.handle import Ioctl, system_ioctl
 from kvmctl.ioctl.kernel import Cpu
-from kvmctl.ioctl.nodes import Node, State
-from kvmctl.ioctl.selftest import SelfTest, self_test
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """``/dev/kvm`` as far as it let itself be asked. `state` is ``usable`` when the self-test passed."""
-
-    path: str
-    state: State
-    reason: str = ""
-    api_version: int = 0
-    capabilities: Mapping[str, int] = field(default_factory=dict)
-    """By the names of `Cap`, those only that the kernel has."""
-    vm_types: tuple[str, ...] = ()
-    """``default``, and where memory can be encrypted ``sev``, ``sev-es``, ``sev-snp``, ``tdx``."""
-    self_test: SelfTest = field(default_factory=SelfTest)
+from kvmctl.ioctl.nodes import Node
+from kvmctl.ioctl.probe import Device, probe_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,55 +52,28 @@ class Inventory:
 def take(root: Path = kernel.ROOT, *, ioctl: Ioctl = system_ioctl) -> Inventory:
     """Ask everything; never raises for what a host lacks. A few milliseconds."""
     dev = root / "dev"
-    kvm, guests = probe_kvm(str(dev / "kvm"), ioctl=ioctl)
+    path = str(dev / "kvm")
     return Inventory(
-        kvm=kvm,
-        guests=guests,
-        cpu=kernel.read_cpu(root),
-        modules=kernel.read_modules(root),
+        kvm=probe_device(path, ioctl=ioctl),
         vhost_net=nodes.probe_vhost(str(dev / "vhost-net"), ioctl=ioctl),
         vhost_vsock=nodes.probe_vhost(str(dev / "vhost-vsock"), ioctl=ioctl),
         tun=nodes.probe_tun(str(dev / "net/tun"), ioctl=ioctl),
+        guests=probe_guests(path, ioctl=ioctl),
+        cpu=kernel.read_cpu(root),
+        modules=kernel.read_modules(root),
     )
 
 
-def probe_device(path: str = "/dev/kvm", *, ioctl: Ioctl = system_ioctl) -> Device:
-    """What `take` finds of KVM itself, without what it gives to guests."""
-    return probe_kvm(path, ioctl=ioctl)[0]
-
-
-def probe_kvm(path: str = "/dev/kvm", *, ioctl: Ioctl = system_ioctl) -> tuple[Device, Guests]:
-    """Open KVM, test it, and ask what it gives to guests."""
+def probe_guests(path: str = "/dev/kvm", *, ioctl: Ioctl = system_ioctl) -> Guests:
+    """Ask what KVM gives to guests; nothing where it can't be asked, or the CPU is no x86."""
     try:
-        kvm = Kvm.open(path, ioctl=ioctl)
-    except OSError as error:
-        state, reason = nodes.open_failure(path, error)
-        return Device(path, state, reason), Guests()
-    with kvm:
-        device = _examine(kvm, path)
-        return device, _guests(kvm) if device.api_version == abi.API_VERSION else Guests()
-
-
-def _examine(kvm: Kvm, path: str) -> Device:
-    try:
-        version = kvm.api_version()
-        if version != abi.API_VERSION:
-            reason = f"{path} speaks API version {version}, not {abi.API_VERSION}"
-            return Device(path, "broken", reason, version)
-        capabilities = {cap.name: value for cap, value in kvm.capabilities().items()}
-    except IoctlFailed as error:
-        return Device(path, "broken", f"{path} opens, but is no KVM: {error}")
-    test = self_test(kvm)
-    types = named_bits(capabilities.get("VM_TYPES", 1), words.VM_TYPES)
-    return Device(path, "usable" if test.runs_code else "broken", test.reason, version, capabilities, types, test)
-
-
-def _guests(kvm: Kvm) -> Guests:
-    try:
-        entries, msrs = kvm.supported_cpuid(), kvm.feature_msrs()
-    except IoctlFailed:
-        # Another architecture, or a kernel from before these requests.
+        with Kvm.open(path, ioctl=ioctl) as kvm:
+            return _describe(kvm.supported_cpuid(), kvm.feature_msrs())
+    except OSError:
         return Guests()
+
+
+def _describe(entries: tuple[CpuidEntry, ...], msrs: Mapping[int, int]) -> Guests:
     physical, virtual = cpuid.address_bits(entries)
     return Guests(
         features=tuple(sorted(cpuid.features(entries))),

@@ -8,7 +8,7 @@ two exits comes to us: first the OUT, then the HLT. It proves nothing about larg
 from __future__ import annotations
 
 import errno
-import platform
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -56,6 +56,8 @@ class SelfTest:
     """In KVM_RUN."""
     reason: str = ""
     """Why it failed; empty when it passed."""
+    errno: int = 0
+    """The kernel's reason where it refused a request."""
 
 
 def self_test(kvm: Kvm, *, patience: float = 1.0) -> SelfTest:
@@ -63,8 +65,9 @@ def self_test(kvm: Kvm, *, patience: float = 1.0) -> SelfTest:
 
     Never raises for what KVM refuses: that is the result.
     """
-    if platform.machine() != "x86_64":
-        return SelfTest(reason=f"this is {platform.machine()}, whose KVM runs no x86 guest")
+    machine = os.uname().machine
+    if machine != "x86_64":
+        return SelfTest(reason=f"this is {machine}, whose KVM runs no x86 guest")
     started = perf_counter_ns()
     result = _attempt(kvm, patience=patience)
     return replace(result, total_us=(perf_counter_ns() - started) // 1000)
@@ -84,7 +87,7 @@ def _attempt(kvm: Kvm, *, patience: float) -> SelfTest:
             _enter_real_mode(vcpu)
             return _run(vcpu, result, patience=patience)
     except OSError as error:
-        return replace(result, reason=str(error))
+        return replace(result, reason=str(error), errno=error.errno or 0)
 
 
 def _make_vcpu(vm: Vm, memory: mmap) -> Vcpu:
@@ -104,7 +107,7 @@ def _enter_real_mode(vcpu: Vcpu) -> None:
 
 def _run(vcpu: Vcpu, result: SelfTest, *, patience: float) -> SelfTest:
     exits: list[Exit] = []
-    nanoseconds = 0
+    nanoseconds = number = 0
     try:
         with _kicked_after(patience, vcpu):
             for expected in _EXPECTED:
@@ -115,9 +118,10 @@ def _run(vcpu: Vcpu, result: SelfTest, *, patience: float) -> SelfTest:
                     break
         reason = "" if tuple(exits) == _EXPECTED else _describe(exits[-1])
     except OSError as error:
-        reason = f"the guest was still running after {patience:g} s" if error.errno == errno.EINTR else str(error)
+        number = error.errno or 0
+        reason = f"the guest was still running after {patience:g} s" if number == errno.EINTR else str(error)
     names = tuple(each.name for each in exits)
-    return replace(result, runs_code=not reason, exits=names, run_us=nanoseconds // 1000, reason=reason)
+    return replace(result, runs_code=not reason, exits=names, run_us=nanoseconds // 1000, reason=reason, errno=number)
 
 
 def _describe(last: Exit) -> str:

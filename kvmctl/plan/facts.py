@@ -1,7 +1,7 @@
 """What is known of the host and of a QEMU.
 
-Facts of a QEMU come out of its raw replies by the rules in ``kvmctl.plan.features``; everywhere else the only legal
-question is ``Feature.X in facts.features``. Facts of the host are found by ``kvmctl.host.kvm``.
+Facts of a QEMU come out of its raw replies (``kvmctl.plan.replies``), those of the host are found by
+``kvmctl.host.kvm``.
 """
 
 from __future__ import annotations
@@ -9,27 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from enum import StrEnum
 from typing import Literal
 
-
-class Feature(StrEnum):
-    """What a QEMU can do that another supported one can't."""
-
-    MONITOR_OBJECT = "monitor-object"
-    """``-object monitor-qmp`` instead of the deprecated ``-mon`` (11.1)."""
-    EXIT_WITH_PARENT = "exit-with-parent"
-    """``-run-with exit-with-parent=on`` (10.2)."""
-    STREAM_RECONNECT = "stream-reconnect"
-    """``-netdev stream,reconnect=SECONDS`` (8.0; 10.2 removed it)."""
-    STREAM_RECONNECT_MS = "stream-reconnect-ms"
-    """``-netdev stream,reconnect-ms=MILLISECONDS`` (9.2)."""
-    SANDBOX = "sandbox"
-    """``-sandbox``: built with seccomp."""
-    VNC = "vnc"
-    """``-vnc``: built with the VNC server."""
-    TLS = "tls"
-    """``tls-creds-x509``: built with GnuTLS."""
+from kvmctl.plan.features import Feature
 
 
 @dataclass(frozen=True, slots=True)

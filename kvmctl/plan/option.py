@@ -90,12 +90,12 @@ def jsonopt(flag: str, body: Mapping[str, Value], *, why: str) -> Option:
     return Option(flag, Form.JSON, why, body=dict(body))
 
 
-def render(options: Iterable[Option], fds: Mapping[str, int]) -> list[str]:
-    """The arguments after the binary, in order; `fds` gives the number of every descriptor named in an `Fd`."""
+def render(options: Iterable[Option], fds: Mapping[str, int | str]) -> list[str]:
+    """The arguments after the binary, in order; `fds` says what is written for each descriptor: its number."""
     return [word for option in options for word in render_option(option, fds)]
 
 
-def render_option(option: Option, fds: Mapping[str, int]) -> list[str]:
+def render_option(option: Option, fds: Mapping[str, int | str]) -> list[str]:
     """One option as its one or two words."""
     flag = f"-{option.flag}"
     match option.form:
@@ -109,7 +109,7 @@ def render_option(option: Option, fds: Mapping[str, int]) -> list[str]:
             return [flag, json.dumps(resolve(option.body, fds), separators=(",", ":"), ensure_ascii=False)]
 
 
-def resolve(value: Value, fds: Mapping[str, int]) -> Value:
+def resolve(value: Value, fds: Mapping[str, int | str]) -> Value:
     """`value` with every descriptor replaced by its number, as QEMU's JSON takes it (a string)."""
     match value:
         case Fd() | Fds():
@@ -122,7 +122,7 @@ def resolve(value: Value, fds: Mapping[str, int]) -> Value:
             return value
 
 
-def _keyval_words(option: Option, fds: Mapping[str, int]) -> str:
+def _keyval_words(option: Option, fds: Mapping[str, int | str]) -> str:
     words = [] if option.lead is None else [_escape(_scalar(option.lead, fds))]
     for key, value in flatten(option.body):
         words.append(f"{key}={_escape(_scalar(value, fds))}")
@@ -147,7 +147,7 @@ def _escape(word: str) -> str:
     return word.replace(",", ",,")
 
 
-def _scalar(value: Scalar, fds: Mapping[str, int]) -> str:
+def _scalar(value: Scalar, fds: Mapping[str, int | str]) -> str:
     match value:
         case Fd(name, prefix):
             return f"{prefix}{fds[name]}"

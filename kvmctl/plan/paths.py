@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from posixpath import join
+from posixpath import dirname, join
 from typing import Final
 
 SUN_PATH_MAX: Final = 107
@@ -182,3 +182,18 @@ class MachinePaths:
 def fits_sun_path(path: str) -> bool:
     """Whether a program that knows nothing of ``/proc/self/fd`` can bind or connect to `path`."""
     return len(path.encode()) <= SUN_PATH_MAX
+
+
+BUILTIN_TINY: Final = "builtin:tiny"
+"""What a spec calls the guest that ships with kvmctl."""
+
+
+_TINY: Final = join(dirname(dirname(__file__)), "guest", "tiny")
+
+BUILTIN_SPECS: Final[Mapping[str, str]] = {"tiny": join(_TINY, "tiny.toml")}
+"""The specs that ship with kvmctl, by the name they are run under."""
+
+
+def builtin_guest() -> str:
+    """The image of the guest that ships with kvmctl."""
+    return join(_TINY, "tiny.bin")

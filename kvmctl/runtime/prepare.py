@@ -32,20 +32,29 @@ def prepare(
     name: str | None = None,
     is_captive: bool = False,
     roots: Roots | None = None,
+    remember: bool = True,
 ) -> Prepared:
     """The plan for `machine`, a spec, or the name or file of one, on this host.
 
-    A captive machine ends with the process that starts it and keeps nothing. Raises SpecError, NotFound, HostError.
+    A captive machine ends with the process that starts it and keeps nothing. What a QEMU seen for the first time can do
+    is kept for the next command unless `remember` is false. Raises SpecError, NotFound, HostError.
     """
     roots = roots or store.find_roots()
-    if not isinstance(machine, Machine):
-        machine = load(registry.find_spec(os.fspath(machine), roots))
+    machine = load_machine(machine, roots)
     name = name or machine.name
     paths = roots.machine(name, ephemeral=is_captive)
     host = probe()
-    qemu = qemu_facts(find_qemu(machine.qemu, env=os.environ), cache=roots.qemu_cache, env=os.environ)
+    path = find_qemu(machine.qemu, env=os.environ)
+    qemu = qemu_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name)
     return Prepared(tie(plan, host, qemu) if is_captive else plan, paths)
+
+
+def load_machine(machine: Machine | str | os.PathLike[str], roots: Roots | None = None) -> Machine:
+    """`machine` itself, or the spec of that name or in that file. Raises SpecError, NotFound."""
+    if isinstance(machine, Machine):
+        return machine
+    return load(registry.find_spec(os.fspath(machine), roots))
 
 
 def tie(plan: Plan, host: HostFacts, qemu: QemuFacts) -> Plan:

@@ -13,7 +13,6 @@ from kvmctl.errors import AlreadyRunning, NotFound
 from kvmctl.plan.paths import BUILTIN_SPECS, Roots
 from kvmctl.runtime import files, listing, store
 from kvmctl.spec.load import absolute_text, parse
-from kvmctl.spec.machine import Machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +109,3 @@ def remove(name: str, *, roots: Roots | None = None) -> list[str]:
     finally:
         claim.abandon()
     return doomed
-
-
-def name_of(machine: Machine | str | os.PathLike[str]) -> str:
-    """The name a machine goes by: its spec's own, else that of the spec's file."""
-    if isinstance(machine, Machine):
-        return machine.name
-    reference = os.path.basename(os.fspath(machine))
-    return reference.removesuffix(".toml").removesuffix(".json")

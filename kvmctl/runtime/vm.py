@@ -9,11 +9,13 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from signal import SIGTERM
 from types import TracebackType
 from typing import Any, Self
 
-from kvmctl.errors import DeadlineExceeded, KvmctlError, MonitorBusy, MonitorLost, NotRunning, StateError
+from kvmctl.errors import AgentError, DeadlineExceeded, KvmctlError, MonitorBusy, MonitorLost, NotRunning, StateError
+from kvmctl.guest.agent import Agent
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime import deferred, end, files, history, journal, observe, ops
@@ -185,6 +187,24 @@ class Vm:
             except OSError as error:
                 raise StateError(f"cannot write {path!r}: {error.strerror}") from error
 
+    # -- the guest -----------------------------------------------------------------------------------------------
+
+    def agent(self) -> Agent:
+        """The guest's agent. Raises AgentError where the machine has no channel for one."""
+        if self.plan.guest.agent is None:
+            raise AgentError(
+                f"machine {self.name!r} has no channel to a guest agent", hint="Give it one in the spec: [agent]."
+            )
+        return Agent(partial(connect_unix, self.paths.agent))
+
+    async def wait_for_agent(self) -> None:
+        """Wait until the guest's agent answers. Raises NotRunning where the machine ends before it."""
+        agent = self.agent()
+        if self.plan.guest.agent == "virtio":
+            await observe.wait_for_agent_channel(self.paths, self._process)
+        agent.patience = None  # a serial port tells nobody that it was opened: the first answer does
+        await agent.ping()
+
     # -- the end -------------------------------------------------------------------------------------------------
 
     async def wait(self) -> Exit:
@@ -229,8 +249,11 @@ class Vm:
         if self._monitor is not None:
             await self._monitor.close()
             self._monitor = None
-        if self._child is not None and self.is_alive:
-            self._child.disown()
+        if self._child is not None:
+            if self.is_alive:
+                self._child.disown()
+            else:
+                self._settle()
         self._process.close()
 
     def forget(self) -> None:

@@ -1,1 +1,1 @@
-"""For authors of test harnesses: the pytest plugin, and the fakes that kvmctl's own tests use."""
+"""For authors of test harnesses: the pytest plugin, fakes, and checks against QEMU's own schema."""

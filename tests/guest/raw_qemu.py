@@ -22,17 +22,17 @@ class Stream:
     """One end of a socket pair whose other end is a character device of QEMU."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+        self.socket = sock
         self.seen = b""
 
     def send(self, data: bytes) -> None:
-        self._sock.sendall(data)
+        self.socket.sendall(data)
 
     def expect(self, pattern: bytes) -> re.Match[bytes]:
         """Read until `pattern` is found in what was not yet matched."""
         while not (match := re.search(pattern, self.seen)):
             try:
-                data = self._sock.recv(65536)
+                data = self.socket.recv(65536)
             except TimeoutError:
                 data = b""
             assert data, f"{pattern!r} did not come; seen: {self.seen[-2000:]!r}"
@@ -42,7 +42,7 @@ class Stream:
 
     def unread(self) -> bytes:
         """What has come and was not yet matched, without waiting for more."""
-        while select.select([self._sock], [], [], 0)[0] and (data := self._sock.recv(65536)):
+        while select.select([self.socket], [], [], 0)[0] and (data := self.socket.recv(65536)):
             self.seen += data
         return self.seen
 

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from kvmctl.errors import AgentError, DeadlineExceeded, KvmctlError
 from kvmctl.guest import tiny
+from kvmctl.guest.agent import Agent
+from kvmctl.guest.run import run
 from kvmctl.guest.tiny import Key
 
 from .raw_qemu import QEMU, RawQemu, raw_qemu
@@ -252,3 +255,26 @@ def test_hostile_agents_are_silent_talk_nonsense_or_never_stop(boot: Boot) -> No
     flood = boot("agent=flood")
     flood.agent.send(b'{"execute": "guest-ping"}\n')
     flood.agent.expect(rb"A{10000}")
+
+
+async def test_agent_client_and_guest_understand_each_other(boot: Boot) -> None:
+    qemu = boot()
+    agent = Agent(qemu.agent.socket.dup)
+    await agent.ping()
+    info = await agent.info()
+    assert info.version == "tiny"
+    assert "guest-shutdown" in info.commands
+    with pytest.raises(AgentError) as caught:
+        await run(agent, ["true"])
+    assert caught.value.error_class == "CommandNotFound"
+    await agent.shut_down()
+    assert qemu.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "error"), [("silent", DeadlineExceeded), ("garbage", DeadlineExceeded), ("flood", KvmctlError)]
+)
+async def test_agent_client_is_not_impressed_by_hostile_guests(boot: Boot, mode: str, error: type[KvmctlError]) -> None:
+    qemu = boot(f"agent={mode}")
+    with pytest.raises(error):
+        await Agent(qemu.agent.socket.dup, patience=0.3).ping()

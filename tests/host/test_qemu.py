@@ -14,8 +14,8 @@ import pytest
 from kvmctl.errors import HostError, QemuNotFound, QemuTooOld
 from kvmctl.host import qemu
 from kvmctl.host.qemu import QUERIES, find_qemu, probe_qemu, qemu_facts
-from kvmctl.plan.facts import Feature
-from kvmctl.plan.features import facts_from_replies
+from kvmctl.plan.features import Feature
+from kvmctl.plan.replies import facts_from_replies
 
 RECORDING = json.loads((Path(__file__).parent.parent / "data/qemu/7.2.json").read_text())["replies"]
 ENV = {"PATH": os.environ["PATH"]}

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from kvmctl.plan.facts import Feature, QemuFacts
-from kvmctl.plan.features import facts_from_replies, is_supported
+from kvmctl.plan.facts import QemuFacts
+from kvmctl.plan.features import Feature, is_supported
+from kvmctl.plan.replies import facts_from_replies
 from kvmctl.plan.schema import Schema
 
 RECORDINGS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parents[1] / "data/qemu").iterdir()}
@@ -116,3 +117,8 @@ def test_the_floor_is_7_2(number: tuple[int, int, int], *, expected: bool) -> No
 def test_facts_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         QemuFacts.loads(text)
+
+
+def test_every_feature_has_a_rule_and_some_qemu_has_it() -> None:
+    found = [facts_from_replies(recording["replies"], path="").features for recording in RECORDINGS.values()]
+    assert frozenset().union(*found) == set(Feature)

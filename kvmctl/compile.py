@@ -1,0 +1,233 @@
+"""From a machine and what is known of host and QEMU to a plan: pure, deterministic, and with every problem at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from hashlib import sha1
+from itertools import pairwise
+from typing import Final
+
+from kvmctl.errors import KvmUnavailable, Problem, SpecError
+from kvmctl.plan.facts import HostFacts, MachineType, QemuFacts, Verdict
+from kvmctl.plan.model import Guest, Plan
+from kvmctl.plan.option import Option, Value, bare, keyval, keyvals, text
+from kvmctl.plan.paths import BUILTIN_TINY, MachinePaths
+from kvmctl.spec import boot, clock, cpu, credentials, devices, firmware, memory, process, smbios
+from kvmctl.spec.checks import clashes
+from kvmctl.spec.context import Context, Lowered, Part, join
+from kvmctl.spec.machine import Machine
+from kvmctl.spec.model import why
+from kvmctl.spec.place import place
+from kvmctl.spec.target import choose, find_machine_type, platform_of
+from kvmctl.spec.units import MIB, size_text
+
+_NAMESPACE: Final = bytes.fromhex("7c9e6679742540de944be07fc1f90ae7")
+"""kvmctl's own namespace for UUIDs made from names (RFC 9562, version 5)."""
+_UNKNOWN: Final = MachineType("pc-q35-0.0", None, 0)
+"""Stands in for a machine type that does not exist, so that the spec's other problems are found as well."""
+
+
+def compile_plan(
+    machine: Machine, *, host: HostFacts, qemu: QemuFacts, paths: MachinePaths, name: str | None = None
+) -> Plan:
+    """The plan of `machine` on this host with this QEMU; `name` outranks the spec's own.
+
+    Raises SpecError with every problem at once, and KvmUnavailable when all that is wrong is that KVM was asked for
+    and can't be had.
+    """
+    found = find_machine_type(machine.machine, qemu)
+    kind = found if isinstance(found, MachineType) else _UNKNOWN
+    verdict, no_kvm = choose(machine.accel, host, qemu)
+    called = name or machine.name
+    ctx = _context(machine, called, kind=kind, verdict=verdict, host=host, qemu=qemu, paths=paths)
+    whole = _assemble(machine, ctx)
+    problems = (*((found,) if isinstance(found, Problem) else ()), *whole.problems)
+    if problems:
+        accel = (Problem("accel", no_kvm, "'kvm'"),) if no_kvm else ()
+        raise SpecError(machine.source, tuple(dict.fromkeys((*accel, *problems))))
+    if no_kvm:
+        hint = "accel = 'auto' runs it without; kvmctl doctor says how to get KVM"
+        raise KvmUnavailable(f"'{called}' asks for KVM, and it can't be used here", detail=no_kvm, hint=hint)
+    return _plan(machine, ctx, whole, verdict=verdict)
+
+
+def derived_uuid(name: str) -> str:
+    """The UUID of a machine whose spec gives none: always the same one for a name."""
+    digest = bytearray(sha1(_NAMESPACE + name.encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    digits = digest.hex()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def _context(
+    machine: Machine,
+    name: str,
+    *,
+    kind: MachineType,
+    verdict: Verdict,
+    host: HostFacts,
+    qemu: QemuFacts,
+    paths: MachinePaths,
+) -> Context:
+    return Context(
+        name=name,
+        platform=platform_of(kind.name) or "q35",
+        machine_type=kind.name,
+        accel=verdict.accel,
+        host=host,
+        qemu=qemu,
+        paths=paths,
+        acpi=machine.acpi,
+        cpus=machine.cpus,
+        boot_indexes=boot.boot_indexes(machine.boot, machine),
+        has_vnc=machine.vnc is not None,
+        has_serial=bool(machine.serials),
+        agent_on_serial=machine.agent is not None and machine.agent.transport == "serial",
+    )
+
+
+def _assemble(machine: Machine, ctx: Context) -> Lowered:
+    """Every section lowered, every device in its place, and the whole looked over."""
+    body = join(_sections(machine, ctx))
+    shared = _by_id(body.shared)
+    parts = (*(item for item in shared if isinstance(item, Part)), *body.parts)
+    placed, homeless = place(parts, platform=ctx.platform, spare=machine.pci.spare_root_ports)
+    options = (
+        *_head(machine, ctx, body),
+        *(item for item in shared if isinstance(item, Option)),
+        *body.options,
+        *placed,
+        *_tail(machine),
+    )
+    problems = (*body.problems, *homeless, *_absent(parts, ctx))
+    return replace(body, options=options, problems=problems or tuple(clashes(options, body)))
+
+
+def _sections(machine: Machine, ctx: Context) -> Iterator[Lowered]:
+    yield cpu.lower(machine.cpu, ctx, cpus_why=why(machine, "cpus", "cpus", default="one is what every guest can use"))
+    yield memory.lower(machine.memory, ctx, is_given=machine.gives("memory"))
+    yield firmware.lower(machine.firmware, ctx, has_kernel=machine.boot.kernel is not None)
+    yield boot.lower(machine.boot)
+    yield clock.lower(machine.clock, ctx, is_given=machine.gives("clock"))
+    yield smbios.lower(machine.smbios, ctx)
+    yield credentials.lower(machine.credentials, ctx)
+    yield devices.lower(machine, ctx)
+    yield process.lower_monitors(ctx)
+
+
+def _head(machine: Machine, ctx: Context, body: Lowered) -> Iterator[Option]:
+    """Who the machine is and what it runs on."""
+    yield from process.first()
+    named = "name" if ctx.name == machine.name else "default: the name it is started under"
+    yield keyval("name", None, guest=ctx.name, debug_threads=True, why=named)
+    uuid = machine.uuid or derived_uuid(ctx.name)
+    yield text("uuid", uuid, why=why(machine, "uuid", "uuid", default="derived from the name, so always the same"))
+    yield keyvals("machine", ctx.machine_type, _machine_body(machine, body), why=_machine_why(machine))
+    accel = why(machine, "accel", "accel", default="what this host can do")
+    yield bare("enable-kvm", why=accel) if ctx.accel == "kvm" else keyval("accel", "tcg", why=accel)
+
+
+def _machine_body(machine: Machine, body: Lowered) -> dict[str, Value]:
+    # A core dump of a QEMU that crashed is not the place for the guest's memory.
+    return {"usb": False, "acpi": machine.acpi, "dump-guest-core": False, **dict(body.machine)}
+
+
+def _machine_why(machine: Machine) -> str:
+    return why(machine, "machine", "machine", default="q35, pinned to the version that is started first")
+
+
+def _tail(machine: Machine) -> Iterator[Option]:
+    """What happens at the end, how QEMU runs, and what kvmctl has no key for."""
+    events: dict[str, Value] = {"reboot": machine.on_reboot, "shutdown": machine.on_poweroff, "panic": machine.on_crash}
+    if machine.watchdog is not None:
+        events["watchdog"] = machine.watchdog.action
+    given = [key for key in ("on_reboot", "on_poweroff", "on_crash", "watchdog") if machine.gives(key)]
+    yield keyvals("action", None, events, why=", ".join(given) or "default: a guest that is done ends its QEMU")
+    reason = why(machine, "sandbox", "sandbox", default="QEMU needs to start no program and gain no privilege")
+    yield from process.last(sandbox=machine.sandbox, sandbox_why=reason)
+    yield from _extra(machine.extra_args)
+
+
+def _extra(arguments: tuple[str, ...]) -> Iterator[Option]:
+    """Each option with the argument that follows it, if one does."""
+    words = [*arguments, "-"]
+    for index, (word, after) in enumerate(pairwise(words)):
+        if word.startswith("-"):
+            key = f"extra_args[{index}]"
+            yield bare(word[1:], why=key) if after.startswith("-") else text(word[1:], after, why=key)
+
+
+def _by_id(shared: Iterable[Option | Part]) -> tuple[Option | Part, ...]:
+    """What several asked for, once."""
+    found: dict[object, Option | Part] = {}
+    for item in shared:
+        found.setdefault(item.body["id"], item)
+    return tuple(found.values())
+
+
+def _absent(parts: Iterable[Part], ctx: Context) -> Iterator[Problem]:
+    """Devices that this QEMU can't make."""
+    for part in parts:
+        if part.driver not in ctx.qemu.devices:
+            program = f"QEMU {ctx.qemu.version_text} ({ctx.qemu.path})"
+            yield Problem(
+                part.key, f"{program} has no device '{part.driver}': built without it, or a module is missing"
+            )
+
+
+def _plan(machine: Machine, ctx: Context, whole: Lowered, *, verdict: Verdict) -> Plan:
+    return Plan(
+        name=ctx.name,
+        uuid=machine.uuid or derived_uuid(ctx.name),
+        description=machine.description,
+        source=machine.source,
+        qemu=ctx.qemu.path,
+        qemu_version=ctx.qemu.version_text,
+        accel=verdict.accel,
+        accel_reason=verdict.reason,
+        machine_type=ctx.machine_type,
+        cpus=machine.cpus,
+        memory=machine.memory.size,
+        options=whole.options,
+        fds=whole.fds,
+        steps=whole.steps,
+        inputs=whole.inputs,
+        ports=whole.ports,
+        before_run=whole.before_run,
+        consoles=whole.consoles,
+        disks=whole.disks,
+        networks=whole.networks,
+        guest=Guest(
+            acpi=machine.acpi,
+            agent=machine.agent.transport if machine.agent else None,
+            balloon=machine.balloon is not None,
+            vnc=machine.vnc is not None,
+            display=machine.video.model_on(ctx) != "none",
+        ),
+        warnings=(*_warnings(machine, ctx, verdict=verdict), *whole.warnings),
+        spec=machine.model_dump(mode="json"),
+    )
+
+
+def _warnings(machine: Machine, ctx: Context, *, verdict: Verdict) -> Iterator[str]:
+    if machine.accel == "auto" and verdict.accel == "tcg":
+        yield f"runs under TCG, without KVM: {verdict.reason}"
+    kind = next(item for item in ctx.qemu.machines if item.name == ctx.machine_type)
+    if kind.deprecated:
+        yield f"machine type {kind.name} is deprecated and will be gone from a later QEMU"
+    if ctx.host.memory and machine.memory.size > ctx.host.memory:
+        has, wants = size_text(ctx.host.memory // MIB * MIB), size_text(machine.memory.size)
+        yield f"the guest may use {wants} of memory and the host has {has}"
+    is_linux = machine.boot.kernel not in {None, BUILTIN_TINY}
+    if (
+        ctx.platform == "microvm"
+        and verdict.accel == "tcg"
+        and is_linux
+        and "tsc_early_khz" not in (machine.boot.cmdline or "")
+    ):
+        yield (
+            "Linux on a microvm under TCG sometimes hangs while it measures its clock: "
+            "add tsc_early_khz=KHZ to boot.cmdline, or use machine = 'q35'"
+        )

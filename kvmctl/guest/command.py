@@ -1,0 +1,88 @@
+"""``guest-exec`` and ``guest-exec-status``: a command in the guest, started and asked after."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from kvmctl.errors import AgentError
+from kvmctl.guest.agent import REPLY_MAX
+from kvmctl.guest.reply import take, take_bytes
+from kvmctl.guest.turn import Turn
+
+STDIN_MAX: Final = 32 << 20
+"""Bytes of input a command can be given: it goes in one request, and the agent's parser takes 64 MiB."""
+_OUTPUT_MAX: Final = 48 << 20
+"""Bytes of a reply with output: the agent cuts stdout and stderr at 16 MiB each, and base64 makes 4 of 3."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a command ended. Output is what the agent captured, if it was asked to."""
+
+    exit_code: int
+    """128 and the signal's number for a command that a signal ended, as shells have it."""
+    signal: int | None = None
+    stdout: bytes = b""
+    stderr: bytes = b""
+    truncated: bool = False
+    """The agent cut the output (at 16 MiB)."""
+
+
+async def start_command(turn: Turn, argv: Sequence[str], *, stdin: bytes = b"", capture: bool = False) -> int:
+    """Start a command; returns its process id in the guest. Raises AgentError and DeadlineExceeded."""
+    check_command(argv, stdin=stdin)
+    arguments: dict[str, object] = {"path": argv[0], "arg": list(argv[1:]), "capture-output": capture}
+    if stdin:
+        arguments["input-data"] = base64.b64encode(stdin).decode()
+    pid = take(await turn.execute("guest-exec", arguments), "pid", int)
+    turn.note_activity()
+    return pid
+
+
+async def find_end(turn: Turn, pid: int, *, captured: bool = False) -> End | None:
+    """How the command ended, told once; None while it runs. Raises AgentError and DeadlineExceeded."""
+    reply = await turn.execute("guest-exec-status", {"pid": pid}, limit=_OUTPUT_MAX if captured else REPLY_MAX)
+    if not take(reply, "exited", bool):
+        return None
+    signal = take(reply, "signal", int, 0)
+    return End(
+        exit_code=128 + signal if signal else take(reply, "exitcode", int, 0),
+        signal=signal or None,
+        stdout=take_bytes(reply, "out-data"),
+        stderr=take_bytes(reply, "err-data"),
+        truncated=_is_set(reply, "out-truncated") or _is_set(reply, "err-truncated"),
+    )
+
+
+async def run_captured(turn: Turn, argv: Sequence[str], *, stdin: bytes = b"") -> End:
+    """Start a command and wait for its end; its output comes with it. Raises AgentError and DeadlineExceeded."""
+    pid = await start_command(turn, argv, stdin=stdin, capture=True)
+    while (end := await find_end(turn, pid, captured=True)) is None:
+        await turn.rest()
+    return end
+
+
+def check_command(argv: Sequence[str], *, stdin: bytes = b"") -> None:
+    """Raises AgentError for a command that no agent could be given."""
+    if not argv or not argv[0]:
+        raise AgentError("no command was given")
+    for word in argv:
+        if "\0" in word or not _is_unicode(word):
+            raise AgentError(f"{word!r} can't be a word of a command: it must be UTF-8 and have no zero bytes")
+    if len(stdin) > STDIN_MAX:
+        raise AgentError(f"{len(stdin)} bytes of input are more than the {STDIN_MAX} a command can be given")
+
+
+def _is_set(reply: object, key: str) -> bool:
+    return take(reply, key, bool, default=False)
+
+
+def _is_unicode(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,84 @@
+"""The guest agent's replies, from bytes that a guest may have made up to values of the type that was expected."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from kvmctl.errors import AgentError
+
+_T = TypeVar("_T", bound=int | str)
+
+_ITEMS_MAX = 200_000
+"""Commas in a reply. Parsed, ``[],[],[]`` takes twenty times its length in memory; no reply has this many values."""
+_QUOTED_MAX = 300
+
+
+def parse_reply(line: bytes, *, command: str) -> Any:
+    """What the agent returned. Raises AgentError for its error replies, and for what is no reply."""
+    try:
+        reply = _load(line)
+    except (ValueError, RecursionError) as error:
+        raise AgentError(f"the guest agent answered {command!r} with nonsense", detail=quote(line)) from error
+    match reply:
+        case {"return": result}:
+            return result
+        case {"error": {"class": str(error_class), "desc": str(description)}}:
+            raise AgentError(
+                f"the guest agent refused {command!r}: {_printable(description)}", error_class=_printable(error_class)
+            )
+        case _:
+            raise AgentError(f"the guest agent answered {command!r} with nonsense", detail=quote(line))
+
+
+def find_sync_id(line: bytes) -> int | None:
+    """The number in a reply to ``guest-sync-delimited``; None where it is something else."""
+    try:
+        reply = _load(line)
+    except (ValueError, RecursionError):
+        return None
+    match reply:
+        case {"return": int(number)}:
+            return number
+        case _:
+            return None
+
+
+def take(reply: object, key: str, kind: type[_T], default: _T | None = None) -> _T:
+    """The member `key` of a reply, of type `kind`. Raises AgentError where it is missing, without a default, or not."""
+    value = reply.get(key, default) if isinstance(reply, Mapping) else None
+    # A bool is an int to Python, and `"exitcode": true` is nonsense all the same.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        summary = f"the guest agent's reply has no {key!r} of type {kind.__name__}"
+        raise AgentError(summary, detail=quote(repr(reply).encode()))
+    return value
+
+
+def take_bytes(reply: object, key: str) -> bytes:
+    """The base64 member `key` of a reply, decoded; nothing where it is missing. Raises AgentError."""
+    text = take(reply, key, str, "")
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise AgentError(f"the guest agent's {key!r} is not base64", detail=quote(text.encode())) from error
+
+
+def quote(data: bytes) -> str:
+    """`data` for an error's detail: printable, and cut."""
+    more = f" … ({len(data)} bytes)" if len(data) > _QUOTED_MAX else ""
+    return repr(data[:_QUOTED_MAX])[1:] + more
+
+
+def _load(line: bytes) -> object:
+    if line.count(b",") > _ITEMS_MAX:
+        message = "too many values"
+        raise ValueError(message)
+    value: object = json.loads(line)
+    return value
+
+
+def _printable(text: str) -> str:
+    """A guest's words without what would drive a terminal."""
+    return "".join(char if char.isprintable() else "�" for char in text[:_QUOTED_MAX])

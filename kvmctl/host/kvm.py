@@ -1,0 +1,64 @@
+"""What every start wants to know of this host: KVM, the devices beside it, CPUs and memory. A few milliseconds.
+
+No psutil here: importing it takes longer than everything below.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+from kvmctl.ioctl.handle import Ioctl, system_ioctl
+from kvmctl.ioctl.kernel import ROOT, Cpu, find_vendor_module, read_cpu
+from kvmctl.ioctl.nodes import probe_tun, probe_vhost
+from kvmctl.ioctl.probe import Device, probe_device
+from kvmctl.plan.facts import HostFacts, KvmFacts
+
+NEEDED: Final = ("USER_MEMORY", "DESTROY_MEMORY_REGION_WORKS", "JOIN_MEMORY_REGIONS_WORKS", "SET_TSS_ADDR", "EXT_CPUID")
+"""The capabilities without which QEMU refuses KVM (accel/kvm/kvm-all.c, target/i386/kvm/kvm.c)."""
+
+
+def probe(root: Path = ROOT, *, ioctl: Ioctl = system_ioctl) -> HostFacts:
+    """Look at this host. Never raises for what it lacks."""
+    dev = root / "dev"
+    return HostFacts(
+        kvm=kvm_facts(probe_device(str(dev / "kvm"), ioctl=ioctl), read_cpu(root), find_vendor_module(root)),
+        vhost_net=probe_vhost(str(dev / "vhost-net"), ioctl=ioctl).state == "usable",
+        vhost_vsock=probe_vhost(str(dev / "vhost-vsock"), ioctl=ioctl).state == "usable",
+        tun=probe_tun(str(dev / "net/tun"), ioctl=ioctl).state == "usable",
+        cpus=len(os.sched_getaffinity(0)),
+        memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        hugepages=_free_hugepages(root),
+        setpriv=shutil.which("setpriv"),
+    )
+
+
+def kvm_facts(device: Device, cpu: Cpu, module: str) -> KvmFacts:
+    """The facts that decide about KVM, from what `kvmctl.ioctl` found."""
+    state, reason = device.state, device.reason
+    missing = [name for name in NEEDED if name not in device.capabilities]
+    if state == "usable" and missing:
+        state, reason = "broken", f"{device.path} lacks capabilities that QEMU needs: {', '.join(missing)}"
+    return KvmFacts(
+        state=state,
+        reason=reason,
+        api_version=device.api_version,
+        capabilities=device.capabilities,
+        creates_vm=device.self_test.creates_vm,
+        creates_vcpu=device.self_test.creates_vcpu,
+        runs_code=device.self_test.runs_code,
+        cpu_flags=frozenset(cpu.flags),
+        module=module,
+    )
+
+
+def _free_hugepages(root: Path) -> dict[int, int]:
+    """Free pages by page size in bytes; sizes the kernel offers and nobody reserved are there with 0."""
+    pools = (root / "sys/kernel/mm/hugepages").glob("hugepages-*kB")
+    return {_page_size(pool): int((pool / "free_hugepages").read_text()) for pool in sorted(pools)}
+
+
+def _page_size(pool: Path) -> int:
+    return int(pool.name.removeprefix("hugepages-").removesuffix("kB")) * 1024

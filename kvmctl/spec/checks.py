@@ -1,0 +1,82 @@
+"""What must hold of the finished options, whatever made them: ids, descriptors, addresses and sockets are unique."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from kvmctl.errors import Problem
+from kvmctl.plan.model import FdSource, Listen, OpenFile, Pair, Tap, VhostNet
+from kvmctl.plan.option import Fd, Fds, Option, Value
+from kvmctl.spec.context import Lowered
+
+_ID_KEYS: Final[Mapping[str, str]] = {
+    "device": "id",
+    "object": "id",
+    "chardev": "id",
+    "netdev": "id",
+    "blockdev": "node-name",
+}
+"""The key that names the thing an option makes; each flag has names of its own."""
+
+
+def clashes(options: Sequence[Option], lowered: Lowered) -> Iterator[Problem]:
+    """Everything that exists twice, or that the launcher would look for in vain."""
+    yield from _twins(_ids(options), "is the id of two things")
+    yield from _twins(_addresses(options), "is the address of two devices")
+    yield from _twins(((item.path, item.fd) for item in lowered.fds if isinstance(item, Listen)), "is two sockets")
+    yield from _twins(((f"{item.host}:{item.port}", item.key) for item in lowered.ports), "is listened on twice")
+    yield from _twins(((item.path, item.key) for item in lowered.inputs if item.writable), "is written by two disks")
+    yield from _descriptors(options, lowered.fds)
+
+
+def _twins(named: Iterable[tuple[str, str]], message: str) -> Iterator[Problem]:
+    places: dict[str, list[str]] = defaultdict(list)
+    for name, place in named:
+        places[name].append(place)
+    for name, found in places.items():
+        if len(found) > 1:
+            yield Problem(found[-1], f"'{name}' {message}", allowed=f"the other is {found[0]}")
+
+
+def _ids(options: Iterable[Option]) -> Iterator[tuple[str, str]]:
+    for flag, key in _ID_KEYS.items():
+        for option in options:
+            if option.flag == flag and key in option.body:
+                yield f"{flag} {option.body[key]}", option.why
+
+
+def _addresses(options: Iterable[Option]) -> Iterator[tuple[str, str]]:
+    for option in options:
+        if option.flag == "device" and "addr" in option.body:
+            yield f"{option.body['bus']} {option.body['addr']}", option.why
+
+
+def _descriptors(options: Iterable[Option], sources: Iterable[FdSource]) -> Iterator[Problem]:
+    used = sorted(name for option in options for name in (*_fds(option.lead), *_fds(option.body)))
+    made = sorted(name for source in sources for name in _names(source))
+    if used != made:
+        yield Problem("", f"descriptors {used} are used and {made} are made")
+
+
+def _names(source: FdSource) -> tuple[str, ...]:
+    match source:
+        case Listen(fd) | Pair(fd) | OpenFile(fd):
+            return (fd,)
+        case Tap(fds) | VhostNet(fds):
+            return fds
+
+
+def _fds(value: Value) -> Iterator[str]:
+    match value:
+        case Fd(name):
+            yield name
+        case Fds(names):
+            yield from names
+        case Mapping():
+            for item in value.values():
+                yield from _fds(item)
+        case list() | tuple():
+            for item in value:
+                yield from _fds(item)

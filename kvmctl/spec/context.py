@@ -1,0 +1,145 @@
+"""What a section of a spec is lowered with, and what it is lowered to.
+
+Lowering is pure: it is given a `Context` and returns a `Lowered`; results are joined, never filled in. A device does
+not choose its own address: it says which kind of seat it takes (`Seat`), and ``kvmctl.spec.place`` hands those out.
+May import the plan's values and the error tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from itertools import chain
+from typing import Literal, TypeAlias
+
+from kvmctl.errors import Problem
+from kvmctl.plan.facts import HostFacts, QemuFacts
+from kvmctl.plan.model import Console, Disk, FdSource, Input, Network, Port, QmpStep, Step
+from kvmctl.plan.option import Option, Value
+from kvmctl.plan.paths import MachinePaths
+
+Platform: TypeAlias = Literal["q35", "pc", "microvm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Everything a section may look at besides itself."""
+
+    name: str
+    platform: Platform
+    machine_type: str
+    accel: Literal["kvm", "tcg"]
+    host: HostFacts
+    qemu: QemuFacts
+    paths: MachinePaths
+    acpi: bool
+    cpus: int
+    boot_indexes: Mapping[str, int]
+    """Boot index by the key of the device, ``disks[0]``."""
+    has_vnc: bool
+    """Somebody can look at a screen."""
+    has_serial: bool
+    """There is a serial port, so the first of them is the console."""
+    agent_on_serial: bool
+    """The agent's channel is COM2."""
+
+    def virtio(self, kind: str) -> str:
+        """The driver of a virtio device here: ``virtio-blk-pci``, or ``virtio-blk-device`` where there is no PCI."""
+        return f"{kind}-device" if self.platform == "microvm" else f"{kind}-pci"
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """Where in the spec a device stands, and why it is there."""
+
+    key: str
+    """``disks[0]``, ``balloon``."""
+    index: int
+    is_given: bool
+    """It was written in the spec."""
+    why: str
+    """The key when it was written, else ``default: `` and the reason."""
+
+
+class Seat(StrEnum):
+    """The kind of place a device takes, in words. Each platform's are laid out in ``kvmctl.spec.place``."""
+
+    VIDEO = "slot for graphics"
+    NETWORK = "slot for networks"
+    DISK = "slot for disks"
+    SCSI = "slot for SCSI controllers"
+    AHCI = "slot for SATA controllers"
+    USB = "slot for USB controllers"
+    CHANNELS = "slot for virtio-serial"
+    BALLOON = "slot for the balloon"
+    RNG = "slot for the rng"
+    WATCHDOG = "slot for a watchdog"
+    PANIC = "slot for the panic device"
+    VSOCK = "slot for vsock"
+    INPUT = "slot for input devices"
+    ISA = "ISA bus"
+    SATA_PORT = "SATA port"
+    IDE_PORT = "IDE port"
+    USB_PORT = "USB port"
+    SCSI_TARGET = "SCSI target"
+    FLOPPY_DRIVE = "floppy drive"
+    CHANNEL_PORT = "virtio-serial port"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A ``-device`` that still wants its address. `key` is the spec's, for errors; `on` the bus of seats that are one
+    controller's among several."""
+
+    seat: Seat
+    body: Mapping[str, Value]
+    key: str
+    why: str
+    on: str = ""
+
+    @property
+    def driver(self) -> str:
+        """The device type."""
+        return str(self.body["driver"])
+
+    @property
+    def id(self) -> str:
+        """The device's id; empty for the few that have none."""
+        return str(self.body.get("id", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """What a section comes to. All tuples, so that joining is concatenation."""
+
+    options: tuple[Option, ...] = ()
+    shared: tuple[Option | Part, ...] = ()
+    """What several may ask for and exists once, by its id: controllers, I/O threads."""
+    parts: tuple[Part, ...] = ()
+    machine: tuple[tuple[str, Value], ...] = ()
+    """Properties for ``-machine``."""
+    fds: tuple[FdSource, ...] = ()
+    steps: tuple[Step, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    ports: tuple[Port, ...] = ()
+    before_run: tuple[QmpStep, ...] = ()
+    consoles: tuple[Console, ...] = ()
+    disks: tuple[Disk, ...] = ()
+    networks: tuple[Network, ...] = ()
+    warnings: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    def __add__(self, other: Lowered) -> Lowered:
+        return join((self, other))
+
+
+def join(items: Iterable[Lowered]) -> Lowered:
+    """All of `items` in order."""
+    results = tuple(items)
+    return Lowered(
+        **{
+            item.name: tuple(chain.from_iterable(getattr(one, item.name) for one in results))
+            for item in fields(Lowered)
+        }
+    )

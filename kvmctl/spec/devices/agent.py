@@ -1,0 +1,45 @@
+"""The guest agent's channel."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final, Literal
+
+from pydantic import Field
+
+from kvmctl.plan.model import Listen
+from kvmctl.plan.option import Value
+from kvmctl.spec.context import At, Context, Lowered, Part, Seat
+from kvmctl.spec.devices import controllers
+from kvmctl.spec.devices.device import Device
+from kvmctl.spec.devices.serial import listening
+
+PORT_NAME: Final = "org.qemu.guest_agent.0"
+"""Where qemu-ga looks for its port (QEMU, docs/interop/qemu-ga.rst)."""
+
+
+class Agent(Device):
+    """The channel that the QEMU guest agent listens on in the guest."""
+
+    reason: ClassVar[str] = "commands, files and an orderly shutdown, wherever the guest runs qemu-ga"
+
+    transport: Literal["virtio", "serial"] = Field(
+        default="virtio",
+        description="'virtio' is a virtio-serial port and says when the agent opens it; 'serial' is COM2, for guests "
+        "without virtio.",
+    )
+
+    def lower(self, ctx: Context, at: At) -> Lowered:
+        """The stream, and the port it is attached to."""
+        stream = Lowered(
+            options=(listening("agent", fd="agent", log=None, why=at.why),), fds=(Listen("agent", ctx.paths.agent),)
+        )
+        # Without an id QEMU sends no VSERPORT_CHANGE, the event that says the agent has opened its port.
+        body: dict[str, Value] = {"id": "agent", "chardev": "agent"}
+        if self.transport == "serial":
+            serial = {"driver": "isa-serial", **body, "index": 1}
+            return stream + Lowered(parts=(Part(Seat.ISA, serial, at.key, at.why),))
+        port = {"driver": "virtserialport", **body, "name": PORT_NAME}
+        return stream + Lowered(
+            shared=(controllers.channels(ctx, at),),
+            parts=(Part(Seat.CHANNEL_PORT, port, at.key, at.why, on="channels"),),
+        )

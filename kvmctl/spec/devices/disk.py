@@ -1,0 +1,223 @@
+"""Disks, CD drives and floppy drives.
+
+An image's format is given or told by its name, never found by looking into it: a guest can write a qcow2 header into
+its raw disk, and a launcher that looks would then open any file of the host for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from posixpath import join
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field
+
+from kvmctl.errors import Problem
+from kvmctl.plan import model as plan
+from kvmctl.plan.option import Option, Value, keyval
+from kvmctl.spec.context import At, Context, Lowered, Part, Platform, Seat
+from kvmctl.spec.devices import controllers, diskbus
+from kvmctl.spec.devices.blockdev import DIRECT, WRITE_THROUGH, Cache, Format, block_nodes, is_block_device
+from kvmctl.spec.devices.device import Device
+from kvmctl.spec.devices.diskbus import Bus
+from kvmctl.spec.hostpath import HostPath
+from kvmctl.spec.model import Bool, Int
+from kvmctl.spec.units import ByteSize, Id, Line, matching
+
+_FORMAT_BY_SUFFIX: Final[dict[str, Format]] = {".qcow2": "qcow2", ".raw": "raw", ".iso": "raw"}
+
+
+_thread_name = matching(
+    r"[a-z][a-z0-9_-]{0,23}", kind="an I/O thread's name", allowed="true, false, or a name in lower case"
+)
+
+
+def _parse_iothread(value: Any) -> bool | str:
+    return value if isinstance(value, bool) else _thread_name(value)
+
+
+class Disk(Device):
+    """A disk, CD drive or floppy drive."""
+
+    id: Id | None = Field(default=None, description="The drive's id in QEMU; 'disk' and its number unless given.")
+    device: Literal["disk", "cdrom", "floppy"] = Field(default="disk", description="What the guest sees.")
+    path: HostPath | None = Field(
+        default=None,
+        description="The image or block device. Without it a disk that has a size lives in the machine's own state "
+        "directory, and a CD or floppy drive is empty.",
+    )
+    format: Format | None = Field(
+        default=None,
+        description="The image's format; needed unless the name ends in .qcow2, .raw or .iso. Never found by probing.",
+    )
+    size: ByteSize | None = Field(
+        default=None, ge=512, description="Bytes, as '20GiB': the image is made with this size where there is none."
+    )
+    bus: Bus | None = Field(
+        default=None,
+        description="How a disk is attached: virtio unless given; a CD drive is on sata (q35), ide (pc) or scsi.",
+    )
+    cache: Cache = Field(
+        default="writeback",
+        description="How the host caches: 'none' and 'directsync' bypass its page cache, 'writethrough' and "
+        "'directsync' hide the write cache from the guest, 'unsafe' ignores the guest's flushes.",
+    )
+    aio: Literal["threads", "native", "io_uring"] = Field(
+        default="threads", description="How QEMU does asynchronous I/O; 'native' needs cache 'none' or 'directsync'."
+    )
+    discard: Literal["unmap", "ignore"] = Field(
+        default="unmap", description="Whether blocks the guest discards are given back to the host."
+    )
+    detect_zeroes: Literal["off", "on", "unmap"] = Field(
+        default="off", description="Whether written zeroes are stored as holes."
+    )
+    iothread: Annotated[bool | str, BeforeValidator(_parse_iothread)] = Field(
+        default=False, description="Serve the disk in an I/O thread: true gives it one, a name shares one."
+    )
+    serial: Line | None = Field(
+        default=None,
+        min_length=1,
+        max_length=diskbus.SERIAL_LENGTH,
+        description="The serial number the guest sees, up to 20 characters.",
+    )
+    read_only: Bool = Field(default=False, description="The guest can't write. CD drives always are.")
+    boot_index: Int | None = Field(
+        default=None, ge=0, description="The place among everything the firmware tries, smallest first."
+    )
+
+    def contradictions(self) -> Iterator[Problem]:
+        """What does not go together."""
+        yield from self._medium_problems()
+        yield from self._bus_problems()
+        if self.aio == "native" and self.cache not in DIRECT:
+            yield Problem(
+                "aio", f"'native' does not work with cache '{self.cache}'", allowed="cache = 'none' or 'directsync'"
+            )
+        if self.detect_zeroes == "unmap" and self.discard != "unmap":
+            yield Problem("detect_zeroes", "'unmap' needs discard = 'unmap'", allowed="detect_zeroes = 'on'")
+
+    def _medium_problems(self) -> Iterator[Problem]:
+        if self.device == "disk" and self.path is None and self.size is None:
+            yield Problem("", "a disk needs a path, or a size to be made with", allowed="path = ... or size = ...")
+        if self.device != "disk" and self.size is not None:
+            yield Problem("size", f"a {self.device} is not made, only inserted", allowed="path = ...")
+        if self.path is not None and self.image_format is None:
+            yield Problem(
+                "format",
+                f"can't be told from the name '{self.path.rpartition('/')[2]}', and images are never probed",
+                allowed="format = 'raw' or 'qcow2'",
+            )
+        if self.read_only and self.size is not None:
+            yield Problem("read_only", "a disk that is made empty and can't be written is of no use")
+
+    def _bus_problems(self) -> Iterator[Problem]:
+        if self.device == "cdrom" and self.bus is not None and self.bus not in diskbus.CD_BUSES:
+            yield Problem("bus", "no CD drive is made for it", f"'{self.bus}'", "one of 'sata', 'ide', 'scsi'")
+        if self.device == "floppy" and self.bus is not None:
+            yield Problem("bus", "a floppy drive has its own controller", f"'{self.bus}'", "leave it out")
+        if self.iothread and (self.device != "disk" or (self.bus or "virtio") not in diskbus.THREADED):
+            yield Problem("iothread", "only virtio and scsi disks can have one", allowed="bus = 'virtio' or 'scsi'")
+        if self.read_only and self.device == "disk" and self.bus in {"sata", "ide"}:
+            yield Problem("read_only", f"a {self.bus} disk can't be read-only", allowed="bus = 'virtio' or 'scsi'")
+
+    @property
+    def image_format(self) -> Format | None:
+        """The format, given or told by the name; None where neither tells."""
+        if self.format is not None:
+            return self.format
+        if self.path is None:
+            return "qcow2" if self.device == "disk" else "raw"
+        if self.device == "cdrom" or is_block_device(self.path):
+            return "raw"
+        return next((form for suffix, form in _FORMAT_BY_SUFFIX.items() if self.path.endswith(suffix)), None)
+
+    def name(self, index: int) -> str:
+        """The drive's id in QEMU."""
+        return self.id or f"disk{index}"
+
+    def lower(self, ctx: Context, at: At) -> Lowered:
+        """The block nodes, the device, and the image to be made or looked at."""
+        name = self.name(at.index)
+        made = join(ctx.paths.disks, f"{name}.{self.image_format}") if self.size is not None else None
+        path = self.path or made
+        drive = self._floppy(ctx, at, name=name) if self.device == "floppy" else self._drive(ctx, at, name=name)
+        known = plan.Disk(
+            id=name,
+            node=name if path else None,
+            path=path,
+            format=self.image_format if path else None,
+            device=self.device,
+            read_only=self._is_read_only,
+        )
+        medium = self._medium(path, at, name=name) if path else Lowered()
+        return medium + drive + Lowered(disks=(known,))
+
+    @property
+    def _is_read_only(self) -> bool:
+        return self.read_only or self.device == "cdrom"
+
+    def _medium(self, path: str, at: At, *, name: str) -> Lowered:
+        """The image: its block nodes, and the step that makes it where it may be absent."""
+        image_format = self.image_format or "raw"
+        nodes = block_nodes(
+            name,
+            path,
+            image_format=image_format,
+            read_only=self._is_read_only,
+            cache=self.cache,
+            aio=self.aio,
+            discard=self.discard,
+            detect_zeroes=self.detect_zeroes,
+            why=at.why,
+        )
+        key = f"{at.key}.path" if self.path else at.key
+        return Lowered(
+            options=nodes,
+            steps=() if self.size is None else (plan.CreateImage(path, image_format, self.size, f"{at.key}.size"),),
+            inputs=(plan.Input(path, key, writable=not self._is_read_only, locked=True),),
+        )
+
+    def _drive(self, ctx: Context, at: At, *, name: str) -> Lowered:
+        """A disk or CD drive on its bus, with the controller and the I/O thread it shares with others."""
+        is_cd = self.device == "cdrom"
+        bus = self.bus_on(ctx.platform)
+        thread = f"iothread-{name if self.iothread is True else self.iothread}" if self.iothread else ""
+        body: dict[str, Value] = {"driver": diskbus.driver(bus, ctx, is_cd=is_cd), "id": name, **self._medium_of(name)}
+        if not is_cd:
+            body["write-cache"] = "off" if self.cache in WRITE_THROUGH else "on"
+        if thread and bus == "virtio":
+            body["iothread"] = thread
+        # NVMe drives must have a serial number.
+        if serial := self.serial or (name[: diskbus.SERIAL_LENGTH] if bus == "nvme" else ""):
+            body["serial"] = serial
+        if (index := ctx.boot_indexes.get(at.key)) is not None:
+            body["bootindex"] = index
+        shared = diskbus.controller(bus, ctx, at, iothread=thread)
+        return Lowered(
+            shared=((controllers.iothread(thread, at),) if thread else ()) + shared,
+            parts=(Part(diskbus.SEATS[bus], body, at.key, at.why, on=shared[0].id if shared else ""),),
+        )
+
+    def bus_on(self, platform: Platform) -> Bus:
+        """The bus, given or the platform's own."""
+        return self.bus or (diskbus.CD_BUS[platform] if self.device == "cdrom" else "virtio")
+
+    def _medium_of(self, name: str) -> dict[str, Value]:
+        return {} if self.path is None and self.size is None else {"drive": name}
+
+    def _floppy(self, ctx: Context, at: At, *, name: str) -> Lowered:
+        """A floppy drive; pc has the controller and q35 is given one."""
+        if ctx.platform == "microvm":
+            return Lowered(problems=(Problem(f"{at.key}.device", "a microvm has no floppy drives", "'floppy'"),))
+        shared = controllers.floppy(ctx.platform, at)
+        body: dict[str, Value] = {"driver": "floppy", "id": name, **self._medium_of(name)}
+        part = Part(Seat.FLOPPY_DRIVE, body, at.key, at.why, on=shared[0].id if shared else "floppy-bus")
+        return Lowered(options=_floppy_boot(ctx, at), shared=shared, parts=(part,))
+
+
+def _floppy_boot(ctx: Context, at: At) -> tuple[Option, ...]:
+    """The boot index of a floppy is its controller's, which on pc is the machine's own."""
+    index = ctx.boot_indexes.get(at.key)
+    if index is None:
+        return ()
+    return (keyval("global", driver="isa-fdc", property="bootindexA", value=index, why=at.why),)

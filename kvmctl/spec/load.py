@@ -1,0 +1,155 @@
+"""From a file to a `Machine`. `parse` is pure; `load` reads exactly one file and is the only I/O of this package."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import tomllib
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import tomlkit
+from pydantic import ValidationError
+
+from kvmctl.errors import NotFound, Problem, SpecError, StateError
+from kvmctl.spec.machine import Machine
+from kvmctl.spec.problems import problems_of
+
+Format: TypeAlias = Literal["toml", "json"]
+
+MAX_BYTES: Final = 1 << 20
+"""No spec is this large; a device or a disk image taken for one is."""
+
+
+def load(path: str | Path) -> Machine:
+    """The machine in the file `path`: JSON when it ends in ``.json``, TOML otherwise.
+
+    Raises NotFound when there is no such file, StateError when it can't be read, SpecError with every problem in it.
+    """
+    file = Path(path).absolute()
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise NotFound(f"there is no machine spec '{path}'", hint="kvmctl list --all shows defined machines") from None
+    except OSError as error:
+        raise StateError(f"the machine spec '{path}' can't be read", detail=error.strerror or str(error)) from error
+    return parse(_decoded(content, source=str(path)), source=str(path), base=str(file.parent), format=_format_of(file))
+
+
+def _format_of(file: Path) -> Format:
+    return "json" if file.suffix == ".json" else "toml"
+
+
+def _decoded(content: bytes, *, source: str) -> str:
+    if len(content) > MAX_BYTES:
+        raise SpecError(source, [Problem("", "is larger than 1MiB, which no machine spec is")])
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise SpecError(source, [Problem("", f"is not UTF-8 text (byte {error.start})")]) from None
+
+
+def parse(text: str, *, source: str, base: str, format: Format = "toml") -> Machine:  # noqa: A002
+    """The machine that `text` describes; relative host paths count from the directory `base`.
+
+    Raises SpecError with every problem at once.
+    """
+    return from_mapping(_read(text, source=source, format=format), source=source, base=base)
+
+
+def from_mapping(spec: Mapping[str, Any], *, source: str, base: str) -> Machine:
+    """The machine that a mapping describes, as `parse`."""
+    named = {"name": stem(source), **spec}
+    try:
+        machine = Machine.model_validate(named, context={"base": base})
+    except ValidationError as error:
+        raise SpecError(source, [_of_stem(problem, spec) for problem in problems_of(error, Machine)]) from None
+    machine._source = source  # noqa: SLF001  # the one thing a machine knows that no spec says
+    return machine
+
+
+def stem(source: str) -> str:
+    """The name of a machine whose spec gives none: that of its file."""
+    return posixpath.splitext(posixpath.basename(source))[0]
+
+
+def _of_stem(problem: Problem, spec: Mapping[str, Any]) -> Problem:
+    """A problem with a name that the spec does not give is one with the file's name."""
+    if problem.key != "name" or "name" in spec:
+        return problem
+    return Problem("name", f"is missing, and the file's own name {problem.message}", problem.given, problem.allowed)
+
+
+_TOML_PLACE: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+
+
+def _read(text: str, *, source: str, format: Format) -> dict[str, Any]:  # noqa: A002
+    try:
+        return tomllib.loads(text) if format == "toml" else _read_json(text)
+    except tomllib.TOMLDecodeError as error:
+        match = _TOML_PLACE.fullmatch(str(error))
+        message, line, column = match.groups() if match else (str(error), None, None)
+        place = f"line {line}, column {column}" if line else "the end of the file"
+        problem = Problem("", f"is not TOML at {place}: {message[:1].lower()}{message[1:]}")
+    except json.JSONDecodeError as error:
+        problem = Problem("", f"is not JSON at line {error.lineno}, column {error.colno}: {error.msg.lower()}")
+    except ValueError as error:
+        problem = Problem("", str(error))
+    raise SpecError(source, [problem])
+
+
+def _read_json(text: str) -> dict[str, Any]:
+    value = json.loads(text, object_pairs_hook=_unique)
+    if not isinstance(value, dict):
+        message = "is JSON, but no object"
+        raise ValueError(message)  # noqa: TRY004  # told as a problem of the spec, like every other
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        message = f"has the key '{twice}' twice in one object"
+        raise ValueError(message)
+    return record
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a spec, for editors and for the manual."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "kvmctl machine",
+        **Machine.model_json_schema(),
+    }
+
+
+def absolute_text(text: str, base: str) -> str:
+    """The TOML spec `text` with its relative host paths counted from the directory `base`; all else, comments
+    included, stays as it is.
+
+    Raises SpecError when `text` is no right spec.
+    """
+    machine = parse(text, source="spec", base=base)
+    document = tomlkit.parse(text)
+    _make_absolute(document, machine)
+    return tomlkit.dumps(document)
+
+
+def _make_absolute(table: MutableMapping[str, Any], read: Any) -> None:
+    """Replace the texts in `table` that reading has made into absolute paths: no other text begins with a slash."""
+    for key, written in table.items():
+        value: Any = read[key] if isinstance(read, Mapping) else getattr(read, key)
+        if isinstance(written, str) and isinstance(value, str):
+            if value.startswith("/") and value != written:
+                table[key] = value
+        elif isinstance(written, MutableMapping):
+            _make_absolute(written, value)
+        elif isinstance(written, list):
+            for item, of_value in zip(written, value, strict=True):
+                if isinstance(item, MutableMapping):
+                    _make_absolute(item, of_value)

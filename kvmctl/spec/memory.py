@@ -1,0 +1,137 @@
+"""The guest's memory: how much, and what it is made of on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from kvmctl.errors import Problem
+from kvmctl.plan.option import Option, Value, jsonopt, keyvals
+from kvmctl.spec.context import Context, Lowered
+from kvmctl.spec.hostpath import HostPath
+from kvmctl.spec.model import Bool, Int, Model
+from kvmctl.spec.units import GIB, MIB, ByteSize, size_text
+
+DEFAULT_SIZE = GIB
+_HUGE_PAGE = 2 * MIB
+
+
+def sized(value: Any) -> Any:
+    """``memory = "1GiB"`` as the table it stands for."""
+    return {"size": value} if isinstance(value, str | int) and not isinstance(value, bool) else value
+
+
+def _parse_hugepages(value: Any) -> Any:
+    return _HUGE_PAGE if value is True else (None if value is False else value)
+
+
+class Memory(Model):
+    """The guest's memory. ``memory = "1GiB"`` stands for a table with that size."""
+
+    size: ByteSize = Field(default=DEFAULT_SIZE, description="Bytes at boot, as '2GiB'.")
+    max: ByteSize | None = Field(default=None, description="Bytes that plugging in more can reach.")
+    slots: Int | None = Field(
+        default=None, ge=1, le=256, description="Slots for memory that is plugged in; 8 unless given, where max is."
+    )
+    hugepages: Annotated[ByteSize | None, BeforeValidator(_parse_hugepages)] = Field(
+        default=None, description="Take huge pages of the host: true for 2MiB ones, or their size."
+    )
+    source: Literal["anonymous", "memfd", "file"] = Field(
+        default="anonymous",
+        description="What the memory is on the host: 'anonymous', a 'memfd' (which other processes can map), or a "
+        "'file' at path.",
+    )
+    path: HostPath | None = Field(default=None, description="The file or directory for source = 'file'.")
+    shared: Bool = Field(
+        default=False,
+        description="Other processes that map the memory see what the guest writes (vhost-user needs it).",
+    )
+    prealloc: Bool = Field(default=False, description="Take all of it from the host before the machine starts.")
+    merge: Bool = Field(
+        default=False,
+        description="Let the host's KSM merge pages that are equal in several machines. Guests can find out by "
+        "timing what others hold, so only among machines that trust each other.",
+    )
+
+    def contradictions(self) -> Iterator[Problem]:
+        """What does not go together."""
+        if self.size < MIB:
+            yield Problem(
+                "size", "is less than 1MiB", size_text(self.size), "a plain number is in bytes; write '512MiB'"
+            )
+        elif self.size % 8192:
+            yield Problem("size", "is not a multiple of 8KiB", size_text(self.size))
+        if self.max is not None and self.max <= self.size:
+            yield Problem("max", "is not more than size", size_text(self.max), f"more than {size_text(self.size)}")
+        if self.slots is not None and self.max is None:
+            yield Problem("slots", "slots are for memory up to max, and there is no max", allowed="max = '4GiB'")
+        if (self.path is not None) != (self.source == "file"):
+            key = "path" if self.path is None else "source"
+            yield Problem(key, "source = 'file' and path go together", allowed="both or neither")
+        yield from self._page_problems()
+
+    def _page_problems(self) -> Iterator[Problem]:
+        page = self.hugepages
+        if page is None:
+            return
+        if page < _HUGE_PAGE or page & (page - 1):
+            yield Problem("hugepages", "is no size of a huge page", size_text(page), "true, '2MiB' or '1GiB'")
+        elif self.size % page:
+            yield Problem("size", f"is not a multiple of the {size_text(page)} pages", size_text(self.size))
+        if self.source == "file":
+            yield Problem("hugepages", "a file has the pages of its file system", allowed="path on a hugetlbfs")
+
+
+def lower(memory: Memory, ctx: Context, *, is_given: bool) -> Lowered:
+    """``-m`` and the memory's back end."""
+    why = "memory" if is_given else "default: enough for an ordinary Linux"
+    return Lowered(
+        options=(_size(memory, why=why), _backend(memory, why=why)),
+        machine=(("memory-backend", "ram"),),
+        problems=tuple(_host_problems(memory, ctx)),
+    )
+
+
+def _size(memory: Memory, *, why: str) -> Option:
+    body: dict[str, Value] = {"size": _quantity(memory.size)}
+    if memory.max is not None:
+        body |= {"slots": memory.slots or 8, "maxmem": _quantity(memory.max)}
+    return keyvals("m", None, body, why=why)
+
+
+def _quantity(size: int) -> str:
+    """`size` as ``-m`` takes it: a plain number there is in MiB."""
+    return f"{size // MIB}M" if size % MIB == 0 else f"{size}B"
+
+
+def _backend(memory: Memory, *, why: str) -> Option:
+    body: dict[str, Value] = {"qom-type": "memory-backend-ram", "id": "ram", "size": memory.size}
+    body |= {"share": memory.shared, "merge": memory.merge, "prealloc": memory.prealloc}
+    if memory.hugepages is not None:
+        body |= {"qom-type": "memory-backend-memfd", "hugetlb": True, "hugetlbsize": memory.hugepages}
+        # Without it a guest dies of SIGBUS in the middle of its work when the pages run out.
+        body["prealloc"] = True
+    elif memory.source == "memfd":
+        body["qom-type"] = "memory-backend-memfd"
+    elif memory.source == "file":
+        body |= {"qom-type": "memory-backend-file", "mem-path": memory.path}
+    return jsonopt("object", body, why=why)
+
+
+def _host_problems(memory: Memory, ctx: Context) -> Iterator[Problem]:
+    if memory.max is not None and ctx.platform == "microvm":
+        yield Problem("memory.max", "no memory can be plugged into a microvm", allowed="machine = 'q35'")
+    elif memory.max is not None and not ctx.acpi:
+        yield Problem("memory.max", "memory is plugged in through ACPI, and acpi is false")
+    page = memory.hugepages
+    if page is None:
+        return
+    free, needed = ctx.host.hugepages.get(page, 0), memory.size // page
+    if free < needed:
+        yield Problem(
+            "memory.hugepages",
+            f"needs {needed} pages of {size_text(page)} and the host has {free} free",
+            allowed=f"echo {needed} > /sys/kernel/mm/hugepages/hugepages-{page // 1024}kB/nr_hugepages",
+        )

@@ -1,0 +1,80 @@
+"""The base of every model of a spec, and how a model says what is wrong with it.
+
+Models are frozen and refuse keys they do not know. What one field can't see (two keys that contradict each other) is
+told by `Model.contradictions`, all of it at once and each with its own key. May import pydantic and the error tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic_core import PydanticCustomError
+
+from kvmctl.errors import Problem
+
+REJECTED: Final = "kvmctl_rejected"
+CONTRADICTORY: Final = "kvmctl_contradictory"
+
+Bool = StrictBool
+"""true or false, never "yes" or 1."""
+Int = StrictInt
+"""A whole number, never its text."""
+Str = StrictStr
+"""Text."""
+
+
+def reject(message: str, *, allowed: str = "") -> PydanticCustomError:
+    """The error a validator raises: what is wrong with the value, and what is `allowed` instead."""
+    return PydanticCustomError(REJECTED, "{message}", {"message": message, "allowed": allowed})
+
+
+class Model(BaseModel):
+    """The base of every table of a spec: frozen, and with no key but its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    def contradictions(self) -> Iterable[Problem]:
+        """What is wrong among the keys of this table; each problem's key is relative to the table."""
+        return ()
+
+    @model_validator(mode="after")
+    def _has_no_contradictions(self) -> Self:
+        problems = tuple(self.contradictions())
+        if problems:
+            raise PydanticCustomError(CONTRADICTORY, "contradictory", {"problems": problems})
+        return self
+
+    def gives(self, key: str) -> bool:
+        """Whether `key` was written in the spec, rather than left to its default."""
+        return key in self.model_fields_set
+
+
+def why(model: Model, field: str, key: str, *, default: str) -> str:
+    """Why an option is there: the spec's `key` when `model.field` was written, else the reason of the default."""
+    return key if model.gives(field) else f"default: {default}"
+
+
+def _switched(value: Any) -> Any:
+    if value is True:
+        return {}
+    return None if value is False else value
+
+
+@dataclass(frozen=True, slots=True)
+class Also:
+    """Tells the JSON Schema of a form that a validator takes besides those of the field's own type."""
+
+    form: Mapping[str, Any]
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """The field's own schema or the form; called by pydantic."""
+        return {"anyOf": [handler(core), dict(self.form)]}
+
+
+_M = TypeVar("_M")
+
+Switch = Annotated[_M | None, BeforeValidator(_switched), Also({"type": "boolean"})]
+"""A table that ``true`` gives with its defaults and ``false`` leaves out."""

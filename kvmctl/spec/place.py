@@ -1,0 +1,181 @@
+"""Where devices sit: the layout of each platform's buses, and the pass that gives every device its address.
+
+An address is a function of a device's role and its index among its likes, not of what else the machine has: adding a
+disk never renames a network interface in the guest, and a machine compiled again finds its devices where they were.
+
+* q35: what can be unplugged while running sits on a ``pcie-root-port`` of its own; fixed devices sit on ``pcie.0``.
+  A few root ports are spare, for plugging.
+* pc: everything on ``pci.0``, whose slots can all be plugged while running.
+* microvm: virtio devices on its virtio-mmio buses; there is no PCI and no plugging.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+from kvmctl.errors import Problem
+from kvmctl.plan.option import Option, Value, jsonopt
+from kvmctl.spec.context import Part, Platform, Seat
+
+PORTS_PER_SLOT: Final = 8
+MMIO_BUSES: Final = 24
+"""Of a microvm whose second I/O APIC is on (hw/i386/microvm.c)."""
+
+_Q35_PORTS: Final[Mapping[Seat, range]] = {Seat.NETWORK: range(0x02, 0x04), Seat.DISK: range(0x04, 0x08)}
+"""Slots of pcie.0 that hold root ports, eight a slot."""
+_Q35_SPARE: Final = range(0x08, 0x0C)
+_Q35_FIXED: Final[Mapping[Seat, range]] = {
+    Seat.VIDEO: range(0x01, 0x02),
+    Seat.SCSI: range(0x10, 0x14),
+    Seat.USB: range(0x14, 0x15),
+    Seat.CHANNELS: range(0x15, 0x16),
+    Seat.BALLOON: range(0x16, 0x17),
+    Seat.RNG: range(0x17, 0x18),
+    Seat.WATCHDOG: range(0x18, 0x19),
+    Seat.PANIC: range(0x19, 0x1A),
+    Seat.VSOCK: range(0x1A, 0x1B),
+    Seat.INPUT: range(0x1B, 0x1F),
+}
+_PC_FIXED: Final[Mapping[Seat, range]] = {
+    Seat.VIDEO: range(0x02, 0x03),
+    Seat.NETWORK: range(0x03, 0x0B),
+    Seat.DISK: range(0x0B, 0x13),
+    Seat.SCSI: range(0x13, 0x15),
+    Seat.AHCI: range(0x15, 0x16),
+    Seat.USB: range(0x16, 0x17),
+    Seat.CHANNELS: range(0x17, 0x18),
+    Seat.BALLOON: range(0x18, 0x19),
+    Seat.RNG: range(0x19, 0x1A),
+    Seat.WATCHDOG: range(0x1A, 0x1B),
+    Seat.PANIC: range(0x1B, 0x1C),
+    Seat.VSOCK: range(0x1C, 0x1D),
+    Seat.INPUT: range(0x1D, 0x20),
+}
+_MMIO: Final = frozenset(
+    {Seat.NETWORK, Seat.DISK, Seat.SCSI, Seat.CHANNELS, Seat.BALLOON, Seat.RNG, Seat.VSOCK, Seat.INPUT, Seat.VIDEO}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A device's address; `port` is the root port made for it."""
+
+    address: Mapping[str, Value]
+    port: tuple[int, int] | None = None
+    """Slot and function on pcie.0."""
+
+
+def place(parts: Iterable[Part], *, platform: Platform, spare: int) -> tuple[tuple[Option, ...], tuple[Problem, ...]]:
+    """The devices as options with their addresses, root ports first, and what found no place."""
+    taken: Counter[tuple[Seat, str]] = Counter()
+    mmio = 0
+    ports: list[Option] = []
+    devices: list[Option] = []
+    problems: list[Problem] = []
+    for part in parts:
+        seat = (part.seat, part.on)
+        found = _mmio(mmio) if platform == "microvm" and part.seat in _MMIO else _find(platform, part, taken[seat])
+        if found is None:
+            problems.append(_no_place(part, platform, taken=taken[seat]))
+            continue
+        taken[seat] += 1
+        mmio += part.seat in _MMIO
+        if found.port is not None:
+            ports.append(_root_port(f"{part.id}-port", *found.port, why=part.why))
+        devices.append(jsonopt("device", {**part.body, **found.address}, why=part.why))
+    ports += spare_ports(spare) if platform == "q35" else ()
+    return (*ports, *devices), tuple(problems)
+
+
+def spare_ports(count: int) -> tuple[Option, ...]:
+    """Root ports that hold nothing yet, ``spare0`` and on: what is plugged into a running machine goes there."""
+    return tuple(
+        _root_port(
+            f"spare{index}",
+            _Q35_SPARE[index // PORTS_PER_SLOT],
+            index % PORTS_PER_SLOT,
+            why="pci.spare_root_ports: for what is plugged in while the machine runs",
+        )
+        for index in range(count)
+    )
+
+
+def _root_port(port_id: str, slot: int, function: int, *, why: str) -> Option:
+    body: dict[str, Value] = {"driver": "pcie-root-port", "id": port_id, "bus": "pcie.0"}
+    # Chassis numbers must be unique in the machine; the address is, so it serves.
+    body |= {"addr": f"{slot:#x}.{function:#x}", "chassis": slot * PORTS_PER_SLOT + function}
+    if function == 0:
+        body["multifunction"] = True
+    return jsonopt("device", body, why=why)
+
+
+def _no_place(part: Part, platform: Platform, *, taken: int) -> Problem:
+    if taken:
+        return Problem(part.key, f"{platform} has no {part.seat} left for one more {part.driver}: it has {taken}")
+    return Problem(part.key, f"{platform} has no {part.seat} for a {part.driver}", allowed="machine = 'q35'")
+
+
+def _mmio(index: int) -> _Place | None:
+    return _Place({"bus": f"virtio-mmio-bus.{index}"}) if index < MMIO_BUSES else None
+
+
+def _find(platform: Platform, part: Part, index: int) -> _Place | None:
+    match platform:
+        case "q35":
+            return _q35(part, index)
+        case "pc":
+            return _pc(part, index)
+        case "microvm":
+            return _controller_seat(part, index)
+        case _:
+            assert_never(platform)
+
+
+def _q35(part: Part, index: int) -> _Place | None:
+    slots = _Q35_PORTS.get(part.seat)
+    if slots is not None:
+        slot, function = divmod(index, PORTS_PER_SLOT)
+        if slot >= len(slots):
+            return None
+        return _Place({"bus": f"{part.id}-port", "addr": "0x0"}, port=(slots[slot], function))
+    if part.seat in _Q35_FIXED:
+        return _fixed("pcie.0", _Q35_FIXED[part.seat], index)
+    if part.seat is Seat.SATA_PORT:
+        return _Place({"bus": f"ide.{index}"}) if index < 6 else None
+    return _controller_seat(part, index)
+
+
+def _pc(part: Part, index: int) -> _Place | None:
+    if part.seat in _PC_FIXED:
+        return _fixed("pci.0", _PC_FIXED[part.seat], index)
+    if part.seat is Seat.SATA_PORT:
+        return _Place({"bus": f"{part.on}.{index}"}) if index < 6 else None
+    if part.seat is Seat.IDE_PORT:
+        return _Place({"bus": f"ide.{index // 2}", "unit": index % 2}) if index < 4 else None
+    return _controller_seat(part, index)
+
+
+def _fixed(bus: str, slots: range, index: int) -> _Place | None:
+    return _Place({"bus": bus, "addr": f"{slots[index]:#x}"}) if index < len(slots) else None
+
+
+def _controller_seat(part: Part, index: int) -> _Place | None:
+    """Seats that look alike on every platform, because their controller is one of ours."""
+    match part.seat:
+        case Seat.ISA:
+            return _Place({})
+        case Seat.SCSI_TARGET:
+            # Target numbers end at 255 and each has its disk as LUN 0, as libvirt lays them out.
+            return _Place({"bus": f"{part.on}.0", "scsi-id": index, "lun": 0}) if index < 256 else None
+        case Seat.USB_PORT:
+            return _Place({"bus": f"{part.on}.0", "port": str(index + 1)}) if index < 15 else None
+        case Seat.FLOPPY_DRIVE:
+            return _Place({"bus": f"{part.on}.0", "unit": index}) if index < 2 else None
+        case Seat.CHANNEL_PORT:
+            # Port 0 is kept for a console by the virtio specification's first version.
+            return _Place({"bus": f"{part.on}.0", "nr": index + 1}) if index < 30 else None
+        case _:
+            return None

@@ -1,0 +1,182 @@
+"""Pydantic's errors as problems of a spec: the key as one writes it, the value, and what is allowed there.
+
+May import pydantic; everything that is known of a place in a spec is read from the models themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Final, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from kvmctl.errors import Problem
+from kvmctl.spec.model import CONTRADICTORY, REJECTED
+
+_PLAIN: Final = {
+    "missing": "is missing",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "string_type": "must be text in quotes",
+    "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+    "dict_type": "must be a table",
+    "tuple_type": "must be a list",
+    "greater_than_equal": "is too small",
+    "less_than_equal": "is too large",
+    "string_too_short": "is too short",
+    "string_too_long": "is too long",
+    "literal_error": "is not one of the words for it",
+    "union_tag_invalid": "is not one of the words for it",
+}
+
+
+def problems_of(error: ValidationError, root: type[BaseModel]) -> list[Problem]:
+    """Everything that is wrong, in the order of the spec."""
+    return [problem for item in error.errors(include_url=False) for problem in _problems(item, root)]
+
+
+def _problems(item: ErrorDetails, root: type[BaseModel]) -> list[Problem]:
+    key, place = _locate(item["loc"], root)
+    context = item.get("ctx", {})
+    match item["type"]:
+        case "kvmctl_contradictory":
+            return [
+                Problem(_joined(key, problem.key), problem.message, problem.given, problem.allowed)
+                for problem in context["problems"]
+            ]
+        case "kvmctl_rejected":
+            return [Problem(key, context["message"], _quoted(item["input"]), context["allowed"])]
+        case "extra_forbidden":
+            return [_unknown(key, item["loc"], place)]
+        case "union_tag_invalid" | "union_tag_not_found":
+            return [_wrong_tag(key, item)]
+        case kind:
+            given = "" if kind == "missing" else _quoted(item["input"])
+            return [Problem(key, _PLAIN.get(kind, item["msg"]), given, _allowed(item))]
+
+
+def _joined(key: str, rest: str) -> str:
+    return f"{key}.{rest}" if key and rest else key or rest
+
+
+def _quoted(value: Any) -> str:
+    match value:
+        case str():
+            text = repr(value)
+        case bool():
+            text = "true" if value else "false"
+        case dict():
+            return "a table"
+        case list() | tuple():
+            return "a list"
+        case BaseModel():
+            return ""
+        case _:
+            text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _allowed(item: ErrorDetails) -> str:
+    context = item.get("ctx", {})
+    match item["type"]:
+        case "literal_error":
+            return _words(context["expected"], item["input"])
+        case "greater_than_equal":
+            return f"{context['ge']} or more"
+        case "less_than_equal":
+            return f"{context['le']} or less"
+        case "string_too_long":
+            return f"at most {context['max_length']} characters"
+        case "string_too_short":
+            return "at least one character"
+        case _:
+            return ""
+
+
+def _words(expected: str, given: Any) -> str:
+    words = [word for word in expected.replace(" or ", ", ").split(", ") if word]
+    return f"{did_you_mean(given, [word.strip(chr(39)) for word in words])}one of {', '.join(words)}"
+
+
+def did_you_mean(given: Any, words: Sequence[str]) -> str:
+    """``did you mean 'x'? `` for the nearest of `words`, or nothing."""
+    if not isinstance(given, str):
+        return ""
+    near = get_close_matches(
+        given.lower().replace("-", "_"), [word.replace("-", "_") for word in words], n=1, cutoff=0.55
+    )
+    found = next((word for word in words if near and word.replace("-", "_") == near[0]), None)
+    return f"did you mean '{found}'? " if found else ""
+
+
+def _unknown(key: str, loc: Sequence[int | str], place: Any) -> Problem:
+    keys = sorted(place.model_fields) if isinstance(place, type) and issubclass(place, BaseModel) else []
+    hint = did_you_mean(str(loc[-1]), keys)
+    return Problem(key, "unknown key", allowed=hint.rstrip() or f"the keys here are {', '.join(keys)}")
+
+
+def _wrong_tag(key: str, item: ErrorDetails) -> Problem:
+    context = item.get("ctx", {})
+    tag = str(context["discriminator"]).strip("'")
+    expected = context.get("expected_tags", "")
+    if item["type"] == "union_tag_not_found":
+        return Problem(_joined(key, tag), "is missing")
+    return Problem(
+        _joined(key, tag), _PLAIN["union_tag_invalid"], _quoted(context["tag"]), _words(expected, context["tag"])
+    )
+
+
+def _locate(loc: Sequence[int | str], root: type[BaseModel]) -> tuple[str, Any]:
+    """The dotted key of a place as pydantic gives it, and the type of the table that holds its last step.
+
+    Pydantic's own steps (the tag that chose a table) are no keys of the spec and are left out.
+    """
+    key, here, holder = "", root, root
+    for step in loc:
+        here, is_tag = _tagged(here, step)
+        if is_tag:
+            continue
+        holder = here
+        key = f"{key}[{step}]" if isinstance(step, int) else _joined(key, str(step))
+        here = _member(here, step)
+    return key, holder
+
+
+def _tagged(here: Any, step: int | str) -> tuple[Any, bool]:
+    """The table that the tag `step` chooses among those of a union, and whether `step` is such a tag."""
+    for choice in get_args(here) if get_origin(here) is Union or _is_pipe(here) else ():
+        field = getattr(choice, "model_fields", {}).get("type")
+        if isinstance(field, FieldInfo) and step in get_args(field.annotation):
+            return choice, True
+    return here, False
+
+
+def _member(here: Any, step: int | str) -> Any:
+    """The type at `step` within the type `here`, tables found through whatever wraps them."""
+    if isinstance(step, int):
+        items = [arg for arg in get_args(here) if arg is not Ellipsis]
+        return _bare(items[0]) if items else None
+    fields = getattr(here, "model_fields", {})
+    return _bare(fields[step].annotation) if step in fields else None
+
+
+def _bare(annotation: Any) -> Any:
+    """`annotation` without Annotated and None around it."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    if get_origin(annotation) is Union or _is_pipe(annotation):
+        members = [arg for arg in get_args(annotation) if arg is not type(None)]
+        if len(members) == 1:
+            return _bare(members[0])
+    return annotation
+
+
+def _is_pipe(annotation: Any) -> bool:
+    return type(annotation).__name__ == "UnionType"
+
+
+__all__ = ["CONTRADICTORY", "REJECTED", "did_you_mean", "problems_of"]

@@ -1,0 +1,132 @@
+"""What every example spec comes to on every recorded QEMU, as text that can be reviewed.
+
+A golden is a whole plan: the command line with one option a line, then what the launcher does around it. The host, the
+directories and the firmwares are invented and always the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import kvmctl
+from kvmctl.compile import compile_plan
+from kvmctl.plan.facts import Firmware, HostFacts, KvmFacts, QemuFacts
+from kvmctl.plan.model import Plan
+from kvmctl.plan.option import render_option
+from kvmctl.plan.paths import Roots
+from kvmctl.spec.load import parse
+from kvmctl.spec.machine import Machine
+from kvmctl.testing.qapi import Recording
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests/golden"
+RECORDINGS = {
+    path.stem: Recording.parse(path.read_text())
+    for path in sorted((ROOT / "tests/data/qemu").glob("*.json"), key=lambda path: float(path.stem))
+}
+SPECS = {path.stem: path for folder in ("machines", "tests/specs") for path in sorted((ROOT / folder).glob("*.toml"))}
+
+ROOTS = Roots("/etc/kvmctl", "/var/lib/kvmctl", "/run/kvmctl", "/var/cache/kvmctl")
+KVM = KvmFacts(
+    "usable",
+    api_version=12,
+    creates_vm=True,
+    creates_vcpu=True,
+    runs_code=True,
+    cpu_flags=frozenset({"vmx"}),
+    module="kvm_intel",
+)
+HOST = HostFacts(
+    KVM,
+    vhost_net=True,
+    vhost_vsock=True,
+    tun=True,
+    cpus=8,
+    memory=32 << 30,
+    hugepages={2 << 20: 4096},
+    setpriv="/usr/bin/setpriv",
+)
+
+
+def _firmware(name: str, code: str, variables: str, *features: str) -> Firmware:
+    return Firmware(
+        descriptor=f"/usr/share/qemu/firmware/{name}.json",
+        code=f"/usr/share/OVMF/{code}",
+        code_format="raw",
+        vars_template=f"/usr/share/OVMF/{variables}",
+        vars_format="raw",
+        machines=("pc-q35-*",) if features else ("pc-i440fx-*", "pc-q35-*"),
+        features=("acpi-s3", *features),
+    )
+
+
+FIRMWARES = (
+    _firmware(
+        *("40-edk2-x86_64-secure-enrolled", "OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.ms.fd"),
+        *("enrolled-keys", "requires-smm", "secure-boot"),
+    ),
+    _firmware(
+        *("50-edk2-x86_64-secure", "OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.fd"), *("requires-smm", "secure-boot")
+    ),
+    _firmware("60-edk2-x86_64", "OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"),
+)
+"""Debian's."""
+
+
+def recorded_facts(version: str) -> QemuFacts:
+    """The facts of a recorded QEMU, with Debian's firmwares."""
+    return replace(RECORDINGS[version].facts(), firmwares=FIRMWARES)
+
+
+def load_spec(name: str, *, base: str = "/srv/machines") -> Machine:
+    """An example spec as if it lay in `base`."""
+    return parse(SPECS[name].read_text(), source=f"{base}/{name}.toml", base=base)
+
+
+def plan_for(name: str, version: str) -> Plan:
+    """The plan of an example spec on a recorded QEMU."""
+    machine = load_spec(name)
+    return compile_plan(machine, host=HOST, qemu=recorded_facts(version), paths=ROOTS.machine(machine.name))
+
+
+def golden(name: str, version: str) -> str:
+    """The text of one golden."""
+    installed = str(Path(kvmctl.__file__).parents[1])
+    lines = [line.replace(installed, "") for line in _lines(plan_for(name, version))]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    numbers = _Names()
+    yield plan.qemu
+    for option in plan.options:
+        yield " ".join(render_option(option, numbers))
+    yield ""
+    yield f"accel: {plan.accel}: {plan.accel_reason}"
+    for field in ("fds", "steps", "inputs", "ports", "before_run", "consoles", "disks", "networks", "guest"):
+        found = getattr(plan, field)
+        for item in found if isinstance(found, tuple) else (found,):
+            yield f"{field}: {type(item).__name__} {_compact(asdict(item))}"
+    yield from (f"warning: {warning}" for warning in plan.warnings)
+
+
+class _Names(Mapping[str, Any]):
+    """Descriptors by their names instead of numbers, which the launcher has and a golden has not."""
+
+    def __getitem__(self, name: str) -> str:
+        return f"<{name}>"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def _compact(record: dict[str, Any]) -> str:
+    """The keys that have a value."""
+    return json.dumps({key: value for key, value in record.items() if value not in (None, "", (), {})})

@@ -1,0 +1,228 @@
+"""Commands in the guest: output as it comes, exit codes passed through, nothing left behind.
+
+Each test runs against the fake agent and against QEMU's own, which are to be alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import os
+from pathlib import Path
+
+import pytest
+
+from kvmctl.errors import AgentError, DeadlineExceeded
+from kvmctl.guest.agent import Agent, Connect
+from kvmctl.guest.run import ExecResult, run
+from kvmctl.testing.fakeagent import Channel, FakeAgent, Refusal, silent
+
+from .local_agent import LocalCommands
+
+
+def leftovers() -> set[str]:
+    return {path for place in ("/var/tmp", "/tmp", "/run", "/dev/shm") for path in glob.glob(f"{place}/kvmctl-*")}
+
+
+async def test_output_and_exit_code_come_back(agent: Agent) -> None:
+    result = await run(agent, ["sh", "-c", "echo out; echo err >&2; exit 3"])
+    assert result == ExecResult(exit_code=3, signal=None, stdout=b"out\n", stderr=b"err\n", truncated=False)
+
+
+async def test_output_is_streamed_while_the_command_runs(agent: Agent, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    came: list[bytes] = []
+
+    def on_stdout(data: bytes) -> None:
+        came.append(data)
+        if b"".join(came) == b"first\n":
+            gate.write_text("go on\n")  # only now can the command come to its end
+
+    result = await run(agent, ["sh", "-c", 'echo first; cat "$0"', str(gate)], on_stdout=on_stdout)
+    assert b"".join(came) == b"first\ngo on\n"
+    assert (result.exit_code, result.stdout) == (0, b"")
+
+
+async def test_large_output_comes_whole_and_in_order(agent: Agent) -> None:
+    result = await run(agent, ["sh", "-c", "seq 1 300000; seq 1 20000 >&2"])
+    assert result.stdout == b"".join(b"%d\n" % number for number in range(1, 300001))
+    assert result.stderr == b"".join(b"%d\n" % number for number in range(1, 20001))
+
+
+async def test_signal_is_told_apart_from_an_exit_code(agent: Agent) -> None:
+    result = await run(agent, ["sh", "-c", "kill -9 $$"])
+    assert (result.exit_code, result.signal) == (137, 9)
+
+
+async def test_words_arrive_as_they_were_given(agent: Agent) -> None:
+    words = ["", " a  b ", "--", "-n", "$HOME", "'\"\\", "*", "a\nb", "ünïcode"]
+    result = await run(agent, ["printf", "[%s]", *words])
+    assert result.stdout.decode() == "".join(f"[{word}]" for word in words)
+
+
+async def test_input_is_the_commands_stdin(agent: Agent) -> None:
+    data = bytes(range(256)) * 4000
+    assert (await run(agent, ["cat"], stdin=data)).stdout == data
+
+
+async def test_environment_is_added_to_the_agents_own(agent: Agent) -> None:
+    result = await run(agent, ["sh", "-c", 'echo "$A|$B|${PATH:+has path}"'], env={"A": "x y=z", "B": "-- $HOME"})
+    assert result.stdout == b"x y=z|-- $HOME|has path\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [("/no/such/command", 127), ("no-such-command", 127), ("/etc/passwd", 126)]
+)
+async def test_command_that_can_not_be_run_exits_as_shells_have_it(agent: Agent, command: str, code: int) -> None:
+    result = await run(agent, [command])
+    assert result.exit_code == code
+    assert command.encode() in result.stderr
+
+
+async def test_nothing_stays_behind_in_the_guest(agent: Agent) -> None:
+    before = leftovers()
+    result = await run(agent, ["sh", "-c", "ls -d /var/tmp/kvmctl-* /tmp/kvmctl-* 2>/dev/null; true"])
+    assert {path for path in result.stdout.decode().split() if path not in before} == set()
+    assert leftovers() <= before
+
+
+async def test_command_that_leaves_a_writer_behind_still_ends(agent: Agent, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    result = await run(agent, ["sh", "-c", 'while :; do echo y; done & echo $! >"$0"', str(pid)])
+    os.kill(int(pid.read_text()), 9)
+    assert result.exit_code == 0
+    assert set(result.stdout) <= set(b"y\n")
+
+
+async def test_commands_of_many_clients_run_side_by_side(agent: Agent) -> None:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(run(agent, ["sh", "-c", f"sleep 0.1; echo {n}; exit {n}"])) for n in range(8)]
+    assert [(task.result().exit_code, task.result().stdout) for task in tasks] == [
+        (number, b"%d\n" % number) for number in range(8)
+    ]
+
+
+async def test_cancelled_command_is_ended(agent: Agent, tmp_path: Path) -> None:
+    ended = tmp_path / "ended"
+    os.mkfifo(ended)
+    reader = os.open(ended, os.O_RDONLY | os.O_NONBLOCK)
+    started = asyncio.Event()
+    try:
+        command = ["sh", "-c", 'exec 3>"$0"; echo started; exec sleep 1000', str(ended)]
+        task = asyncio.ensure_future(run(agent, command, on_stdout=lambda _: started.set()))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        os.set_blocking(reader, True)
+        # End of file: the command, which alone held the other end, is gone.
+        assert await asyncio.to_thread(os.read, reader, 1) == b""
+    finally:
+        os.close(reader)
+
+
+async def test_callback_that_fails_ends_the_command_and_is_raised(agent: Agent) -> None:
+    def fail(_: bytes) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        await run(agent, ["sh", "-c", "echo; exec sleep 1000"], on_stdout=fail)
+
+
+@pytest.mark.parametrize("argv", [[], [""], ["true", "a\0b"], ["true", "\udcff"]])
+async def test_command_that_no_agent_can_take_is_refused(agent: Agent, argv: list[str]) -> None:
+    with pytest.raises(AgentError):
+        await run(agent, argv)
+
+
+@pytest.mark.parametrize("name", ["", "1A", "A=B", "A B", "--"])
+async def test_environment_variable_of_no_name_is_refused(agent: Agent, name: str) -> None:
+    with pytest.raises(AgentError, match="can't be an environment variable"):
+        await run(agent, ["true"], env={name: "x"})
+
+
+async def test_guest_without_a_shell_gives_its_output_at_the_end() -> None:
+    commands = LocalCommands()
+    table = commands.table()
+    run_any = table["guest-exec"]
+
+    def run_but_no_shell(arguments: dict[str, object]) -> object:
+        if arguments["path"] == "/bin/sh":
+            raise Refusal("GenericError", "Failed to execute child process")
+        return run_any(arguments)
+
+    async with FakeAgent({**table, "guest-exec": run_but_no_shell}) as fake:
+        result = await run(Agent(fake.connect), ["sh", "-c", "echo out; echo err >&2; exit 3"])
+        assert result == ExecResult(exit_code=3, signal=None, stdout=b"out\n", stderr=b"err\n", truncated=False)
+        with pytest.raises(AgentError, match="no /bin/sh"):
+            await run(Agent(fake.connect), ["true"], env={"A": "b"})
+
+
+async def test_guest_that_forbids_files_gives_its_output_at_the_end() -> None:
+    commands = LocalCommands()
+    table = {name: command for name, command in commands.table().items() if not name.startswith("guest-file")}
+    before = leftovers()
+    async with FakeAgent(table) as fake:
+        assert (await run(Agent(fake.connect), ["echo", "out"])).stdout == b"out\n"
+    assert leftovers() <= before
+
+
+async def test_guest_that_forbids_commands_is_an_agent_error() -> None:
+    async with FakeAgent() as fake:
+        with pytest.raises(AgentError, match="refused 'guest-exec'") as caught:
+            await run(Agent(fake.connect), ["true"])
+    assert caught.value.error_class == "CommandNotFound"
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {},
+        {"exited": 1},
+        {"exited": True, "exitcode": "0"},
+        {"exited": True, "exitcode": True},
+        {"exited": True, "out-data": "%"},
+    ],
+)
+async def test_nonsense_for_a_status_is_an_agent_error(status: object) -> None:
+    async with FakeAgent({"guest-exec": lambda _: {"pid": 1}, "guest-exec-status": lambda _: status}) as fake:
+        with pytest.raises(AgentError, match="guest agent's"):
+            await run(Agent(fake.connect), ["true"])
+
+
+async def test_command_that_never_ends_is_the_callers_to_cut_off() -> None:
+    table = {"guest-exec": lambda _: {"pid": 1}, "guest-exec-status": lambda _: {"exited": False}}
+    async with FakeAgent(table) as fake:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await run(Agent(fake.connect), ["true"])
+
+
+async def test_channel_is_given_to_others_while_a_command_is_quiet(connect: Connect, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    agent = Agent(connect, patience=5)
+    quiet = asyncio.ensure_future(run(agent, ["cat", str(gate)]))
+    for _ in range(20):
+        await agent.ping()
+    writer = await asyncio.to_thread(gate.open, "w")  # when that returns the command runs, with nothing to say yet
+    with writer:
+        for _ in range(20):
+            await agent.ping()
+        writer.write("done")
+    assert (await quiet).stdout == b"done"
+
+
+async def test_agent_that_stops_answering_in_mid_command_is_a_deadline_exceeded() -> None:
+    async def obey_at_first(fake: FakeAgent, channel: Channel) -> None:
+        while line := await channel.request():
+            if b"guest-file-read" in line:
+                await silent(fake, channel)
+            await fake.answer(channel, line.lstrip(b"\xff"))
+
+    commands = LocalCommands()
+    async with FakeAgent(commands.table(), behaviour=obey_at_first) as fake:
+        with pytest.raises(DeadlineExceeded, match="did not answer 'guest-file-read'"):
+            await run(Agent(fake.connect, patience=0.3), ["sleep", "1000"])
+    commands.clear()

@@ -1,0 +1,177 @@
+"""``argv``, ``validate`` and ``schema``: what they print, and that they touch nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Kvmctl = Callable[..., subprocess.CompletedProcess[str]]
+WITHOUT_QEMU = {"KVMCTL_QEMU": "/nowhere/qemu"}
+RIGHT = "memory = '64MiB'\n[[disks]]\npath = 'not-there.qcow2'\n"
+WRONG = "memroy = '64MiB'\ncpus = 'two'\n"
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> dict[str, str]:
+    kinds = ("CONFIG", "STATE", "RUNTIME", "CACHE")
+    return {f"KVMCTL_{kind}_DIR": str(tmp_path / "roots" / kind.lower()) for kind in kinds}
+
+
+@pytest.fixture
+def kvmctl(tmp_path: Path, roots: dict[str, str]) -> Kvmctl:
+    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "kvmctl", *words],
+            env=os.environ | roots | environment,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Callable[[str], str]:
+    def write(text: str, *, name: str = "web.toml") -> str:
+        (tmp_path / name).write_text(text)
+        return f"./{name}"
+
+    return write
+
+
+Spec = Callable[..., str]
+
+
+@pytest.mark.qemu
+def test_argv_prints_one_option_a_line_and_touches_nothing(kvmctl: Kvmctl, spec: Spec, tmp_path: Path) -> None:
+    done = kvmctl("argv", spec(RIGHT))
+    assert done.returncode == 0, done.stderr
+    binary, *options = done.stdout.splitlines()
+    assert Path(binary).is_absolute()
+    assert all(option.startswith("-") for option in options)
+    assert "-name guest=web,debug-threads=on" in options
+    assert [path.name for path in tmp_path.iterdir()] == ["web.toml"]
+
+
+@pytest.mark.qemu
+def test_argv_explains_every_option(kvmctl: Kvmctl, spec: Spec) -> None:
+    lines = kvmctl("argv", spec(RIGHT), "--explain").stdout.splitlines()[1:]
+    options, reasons = lines[::2], lines[1::2]
+    assert all(option.startswith("-") for option in options)
+    assert all(reason.startswith("    ") and reason.strip() for reason in reasons)
+    explained = dict(zip(options, reasons, strict=True))
+    assert explained["-m size=64M"] == "    memory"
+    assert explained["-nodefaults"].startswith("    default: ")
+
+
+@pytest.mark.qemu
+def test_argv_in_json_has_the_same_words(kvmctl: Kvmctl, spec: Spec) -> None:
+    record = json.loads(kvmctl("argv", spec(RIGHT), "--json").stdout)
+    assert record["schema"] == 1
+    plain = kvmctl("argv", spec(RIGHT)).stdout.splitlines()
+    assert plain[0] == record["qemu"]
+    assert plain[1:] == [" ".join(option["words"]) for option in record["options"]]
+    assert record["argv"] == [record["qemu"], *(word for option in record["options"] for word in option["words"])]
+
+
+def test_argv_prints_one_form_at_a_time(kvmctl: Kvmctl, spec: Spec) -> None:
+    assert kvmctl("argv", spec(RIGHT), "--json", "--shell").returncode == 2
+
+
+@pytest.mark.qemu
+def test_the_script_runs_the_machine(kvmctl: Kvmctl, tmp_path: Path, roots: dict[str, str]) -> None:
+    tiny = Path(__file__).parent.parent / "machines/tiny.toml"
+    script = kvmctl("argv", str(tiny), "--shell").stdout
+    with (tmp_path / "log").open("wb") as log:
+        shell = subprocess.Popen(
+            ["sh", "-c", script], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        with socket.socket(socket.AF_UNIX) as monitor:
+            connect(monitor, f"{roots['KVMCTL_RUNTIME_DIR']}/tiny/qmp.sock", shell)
+            stream = monitor.makefile("rw")
+            assert "QMP" in json.loads(stream.readline())
+            stream.write('{"execute": "qmp_capabilities"}{"execute": "query-status"}{"execute": "quit"}')
+            stream.flush()
+            stream.readline()
+            assert json.loads(stream.readline())["return"]["running"]
+        assert shell.wait(30) == 0
+    finally:
+        if shell.poll() is None:
+            os.killpg(shell.pid, signal.SIGKILL)
+            shell.wait()
+    assert (tmp_path / "log").read_text() == ""
+
+
+def connect(monitor: socket.socket, path: str, shell: subprocess.Popen[bytes]) -> None:
+    """Connect as soon as QEMU, which opens the socket itself here, listens."""
+    monitor.settimeout(30)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            monitor.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            assert shell.poll() is None, "the script ended"
+            assert time.monotonic() < deadline, "QEMU does not listen"
+            time.sleep(0.01)
+        else:
+            return
+
+
+def test_validate_names_every_problem_of_every_spec(kvmctl: Kvmctl, spec: Spec) -> None:
+    done = kvmctl("validate", spec(WRONG), spec("[[disks]]\n", name="db.toml"), **WITHOUT_QEMU)
+    assert done.returncode == 3
+    for words in ("memroy", "did you mean 'memory'", "cpus", "db.toml", "disks[0]"):
+        assert words in done.stderr
+
+
+def test_validate_in_json_has_keys_and_places(kvmctl: Kvmctl, spec: Spec) -> None:
+    done = kvmctl("validate", spec(WRONG), "--json", **WITHOUT_QEMU)
+    [record] = json.loads(done.stdout)["specs"]
+    assert done.returncode == 3
+    assert (record["spec"], record["valid"]) == ("./web.toml", False)
+    assert {problem["key"] for problem in record["problems"]} == {"memroy", "cpus"}
+
+
+def test_a_right_spec_on_a_host_without_qemu_is_valid_with_a_warning(kvmctl: Kvmctl, spec: Spec) -> None:
+    done = kvmctl("validate", spec(RIGHT), **WITHOUT_QEMU)
+    assert done.returncode == 0
+    assert done.stdout == "./web.toml: no problems\n"
+    assert "can't run here: there is no executable '/nowhere/qemu'" in done.stderr
+
+
+@pytest.mark.qemu
+def test_validate_finds_what_this_qemu_lacks(kvmctl: Kvmctl, spec: Spec) -> None:
+    done = kvmctl("validate", spec("machine = 'pc-q35-99.0'\n[cpu]\nmodel = 'Skylake'\n"))
+    assert done.returncode == 3
+    assert "'pc-q35-99.0'" in done.stderr
+    assert "'Skylake'" in done.stderr
+
+
+def test_a_spec_that_is_not_there_is_not_found(kvmctl: Kvmctl) -> None:
+    done = kvmctl("validate", "./gone.toml")
+    assert done.returncode == 4
+    assert "gone.toml" in done.stderr
+
+
+def test_the_schema_is_one(kvmctl: Kvmctl) -> None:
+    done = kvmctl("schema")
+    assert json.loads(done.stdout)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
