@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from kvmctl.host.finding import Finding
 from kvmctl.host.programs import PROGRAMS, QEMU_PACKAGES, UEFI_PACKAGES, install_command
 from kvmctl.host.record import Survey
-from kvmctl.plan.facts import Feature
+from kvmctl.plan.features import Feature
 
 
 def check_qemu(survey: Survey) -> Iterator[Finding]:
