@@ -12,7 +12,8 @@ from kvmctl.cli.arguments import Name
 def console(name: Name) -> None:
     """Attach this terminal to a machine's console.
 
-    Ctrl-] leaves; the machine runs on. One terminal at a time can type; to read along from another: kvmctl logs -f NAME.
+    Ctrl-] leaves; the machine runs on. One terminal at a time can type; to read along from another, use
+    kvmctl logs --follow.
 
     \b
     kvmctl console web
