@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kvmctl import parse_condition, wait_for
+from kvmctl import KvmctlError, parse_condition, wait_for
 from kvmctl.cli import output, session
 from kvmctl.cli.arguments import Name
 
@@ -32,5 +32,8 @@ def wait(
     kvmctl wait web --for event:GUEST_PANICKED
     kvmctl wait web --for stopped
     """
-    parsed = parse_condition(condition)
+    try:
+        parsed = parse_condition(condition)
+    except KvmctlError as error:
+        raise typer.BadParameter(f"{error.summary}; {error.hint}", param_hint="--for") from error
     output.emit(output.printable(session.run(wait_for(name, parsed), timeout=timeout, doing=f"wait for {condition}")))
