@@ -163,6 +163,7 @@ class Disk(Device):
             name,
             path,
             image_format=image_format,
+            is_cd=self.device == "cdrom",
             read_only=self._is_read_only,
             cache=self.cache,
             aio=self.aio,
@@ -196,6 +197,7 @@ class Disk(Device):
         return Lowered(
             shared=((controllers.iothread(thread, at),) if thread else ()) + shared,
             parts=(Part(diskbus.SEATS[bus], body, at.key, at.why, on=shared[0].id if shared else ""),),
+            problems=_thread_problems(ctx, at) if thread else (),
         )
 
     def bus_on(self, platform: Platform) -> Bus:
@@ -213,6 +215,13 @@ class Disk(Device):
         body: dict[str, Value] = {"driver": "floppy", "id": name, **self._medium_of(name)}
         part = Part(Seat.FLOPPY_DRIVE, body, at.key, at.why, on=shared[0].id if shared else "floppy-bus")
         return Lowered(options=_floppy_boot(ctx, at), shared=shared, parts=(part,))
+
+
+def _thread_problems(ctx: Context, at: At) -> tuple[Problem, ...]:
+    """An I/O thread is woken by an eventfd, which virtio-mmio has from KVM alone."""
+    if ctx.platform == "microvm" and ctx.accel == "tcg":
+        return (Problem(f"{at.key}.iothread", "on a microvm it needs KVM, and this machine runs under TCG"),)
+    return ()
 
 
 def _floppy_boot(ctx: Context, at: At) -> tuple[Option, ...]:
