@@ -164,6 +164,7 @@ class Disk(Device):
             name,
             path,
             image_format=image_format,
+            is_cd=self.device == "cdrom",
             read_only=self._is_read_only,
             cache=self.cache,
             aio=self.aio,
@@ -215,6 +216,13 @@ class Disk(Device):
         body: dict[str, Value] = {"driver": "floppy", "id": name, **self._medium_of(name)}
         part = Part(Seat.FLOPPY_DRIVE, body, at.key, at.why, on=shared[0].id if shared else "floppy-bus")
         return Lowered(options=_floppy_boot(ctx, at), shared=shared, parts=(part,))
+
+
+def _thread_problems(ctx: Context, at: At) -> tuple[Problem, ...]:
+    """An I/O thread is woken by an eventfd, which virtio-mmio has from KVM alone."""
+    if ctx.platform == "microvm" and ctx.accel == "tcg":
+        return (Problem(f"{at.key}.iothread", "on a microvm it needs KVM, and this machine runs under TCG"),)
+    return ()
 
 
 def _floppy_boot(ctx: Context, at: At) -> tuple[Option, ...]:
