@@ -40,8 +40,9 @@ def prepare(
     is kept for the next command unless `remember` is false. Raises SpecError, NotFound, HostError.
     """
     roots = roots or store.find_roots()
-    machine = load_machine(machine, roots)
-    name = name or machine.name
+    reference = machine
+    machine = load_machine(reference, roots)
+    name = name or name_of(reference, machine)
     paths = roots.machine(name, ephemeral=is_captive)
     host = probe()
     path = find_qemu(machine.qemu, env=os.environ)
@@ -55,6 +56,13 @@ def load_machine(machine: Machine | str | os.PathLike[str], roots: Roots | None 
     if isinstance(machine, Machine):
         return machine
     return load(registry.find_spec(os.fspath(machine), roots))
+
+
+def name_of(reference: Machine | str | os.PathLike[str], machine: Machine) -> str:
+    """What the machine of a spec is called: a defined one by the name it is defined under, whatever its spec says."""
+    if isinstance(reference, Machine) or registry.is_path(os.fspath(reference)):
+        return machine.name
+    return os.fspath(reference)
 
 
 def tie(plan: Plan, host: HostFacts, qemu: QemuFacts) -> Plan:

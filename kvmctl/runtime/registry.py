@@ -29,7 +29,7 @@ def find_spec(reference: str, roots: Roots | None = None) -> str:
 
     What has a slash or ends in ``.toml`` or ``.json`` is a path.
     """
-    if "/" in reference or reference.endswith((".toml", ".json")):
+    if is_path(reference):
         return os.path.abspath(reference)
     roots = roots or store.find_roots()
     defined = roots.spec(reference)
@@ -38,6 +38,11 @@ def find_spec(reference: str, roots: Roots | None = None) -> str:
     if reference in BUILTIN_SPECS:
         return BUILTIN_SPECS[reference]
     raise listing.unknown(reference, listing.defined_names(roots) | set(BUILTIN_SPECS))
+
+
+def is_path(reference: str) -> bool:
+    """Whether `reference` means a file, and not a machine of that name."""
+    return "/" in reference or reference.endswith((".toml", ".json"))
 
 
 def define(path: str, *, name: str | None = None, roots: Roots | None = None) -> Definition:

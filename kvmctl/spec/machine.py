@@ -22,7 +22,7 @@ from kvmctl.spec.ids import ids_problems
 from kvmctl.spec.memory import Memory
 from kvmctl.spec.model import AlsoTakes, Bool, Int, Model, Str, table_of
 from kvmctl.spec.smbios import Smbios
-from kvmctl.spec.units import Line, MachineName, Uuid, has_control_characters
+from kvmctl.spec.units import SIZE_FORMS, Line, MachineName, Uuid, has_control_characters
 
 
 def _parse_qemu(value: Any, info: ValidationInfo) -> str:
@@ -70,7 +70,7 @@ class Machine(Devices):
     acpi: Bool = Field(default=True, description="ACPI: the power button, and most ways of plugging.")
     cpus: Int = Field(default=1, ge=1, le=4096, description="CPUs at boot.")
     cpu: Cpu = Field(default={}, validate_default=True, description="The CPUs' model and topology.")
-    memory: Annotated[Memory, table_of("size", str, int, kind="a size"), AlsoTakes("string", "integer")] = Field(
+    memory: Annotated[Memory, table_of("size", str, int, kind="a size"), AlsoTakes(SIZE_FORMS)] = Field(
         default={}, validate_default=True, description="The memory: its size ('2GiB'), or a table of more."
     )
     firmware: Firmware = Field(

@@ -69,16 +69,13 @@ def why(model: Model, field: str, key: str, *, default: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AlsoTakes:
-    """Adds to the JSON Schema of a table the plain values that stand for one, by their JSON types."""
+    """Adds to the JSON Schema of a table the `forms` of plain values that stand for one."""
 
-    types: tuple[str, ...]
-
-    def __init__(self, *types: str) -> None:
-        object.__setattr__(self, "types", types)
+    forms: tuple[JsonSchemaValue, ...]
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """The table or one of the plain values."""
-        return {"anyOf": [handler(schema), *({"type": name} for name in self.types)]}
+        return {"anyOf": [handler(schema), *self.forms]}
 
 
 def _switched(value: Any) -> Any:
@@ -107,5 +104,5 @@ def _table(value: Any, *, or_else: str) -> Any:
 
 _M = TypeVar("_M")
 
-Switch = Annotated[_M | None, BeforeValidator(_switched), AlsoTakes("boolean")]
+Switch = Annotated[_M | None, BeforeValidator(_switched), AlsoTakes(({"type": "boolean"},))]
 """A table that ``true`` gives with its defaults and ``false`` leaves out."""

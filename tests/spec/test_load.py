@@ -240,5 +240,6 @@ def test_every_key_is_described() -> None:
 
 def test_the_schema_knows_what_stands_for_a_table() -> None:
     properties = schema()["properties"]
-    for key, kinds in {"memory": {"string", "integer"}, "balloon": {"boolean"}, "video": {"string"}}.items():
+    for key, kinds in {"memory": {"string", "integer"}, "balloon": {"boolean"}}.items():
         assert kinds <= {form.get("type") for form in properties[key]["anyOf"]}
+    assert properties["video"]["anyOf"][1] == {"enum": ["virtio", "std", "qxl", "cirrus", "none"]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, get_args
 
 from pydantic import Field
 
@@ -19,7 +19,7 @@ from kvmctl.spec.devices.network_user import UserNetwork
 from kvmctl.spec.devices.panic import Panic
 from kvmctl.spec.devices.rng import Rng
 from kvmctl.spec.devices.serial import Channel, Serial, VirtioConsole
-from kvmctl.spec.devices.video import Video
+from kvmctl.spec.devices.video import Video, VideoModel
 from kvmctl.spec.devices.vnc import Vnc
 from kvmctl.spec.devices.vsock import Vsock
 from kvmctl.spec.devices.watchdog import Watchdog
@@ -54,8 +54,8 @@ class Devices(Model):
     )
     watchdog: Switch[Watchdog] = Field(default=None, description="A watchdog; true gives the usual one.")
     vsock: Vsock | None = Field(default=None, description="Sockets between host and guest without a network.")
-    video: Annotated[Video, table_of("model", str, kind="a model"), AlsoTakes("string")] = Field(
-        default={}, validate_default=True, description="The graphics card: its model ('std'), or a table."
+    video: Annotated[Video, table_of("model", str, kind="a model"), AlsoTakes(({"enum": get_args(VideoModel)},))] = (
+        Field(default={}, validate_default=True, description="The graphics card: its model ('std'), or a table.")
     )
     inputs: tuple[Input, ...] | None = Field(
         default=None, description="Keyboards, mice and tablets; unless given, a tablet where there is VNC."
