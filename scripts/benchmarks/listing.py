@@ -59,11 +59,11 @@ async def start_all(names: list[str]) -> None:
 
 
 def residents() -> Iterator[str]:
-    """The processes that have kvmctl's code on their command line, this one left out."""
-    for process in psutil.process_iter(["pid", "cmdline"]):
-        words = process.info["cmdline"] or []
+    """The processes of kvmctl that have to do with these machines, QEMU and this one left out."""
+    for process in psutil.process_iter(["pid", "cmdline", "environ"]):
+        words, variables = process.info["cmdline"] or [], process.info["environ"] or {}
         is_qemu = any("qemu-system" in word for word in words[:1])
-        is_ours = any("kvmctl" in word for word in words)
+        is_ours = variables.get("KVMCTL_RUNTIME_DIR") == os.environ["KVMCTL_RUNTIME_DIR"]
         if is_ours and not is_qemu and process.info["pid"] not in family():
             yield f"{process.info['pid']} {' '.join(words)[:80]}"
 

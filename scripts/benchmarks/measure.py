@@ -79,7 +79,7 @@ def describe_host() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
     programs = [first_line(words) for words in (["qemu-system-x86_64", "--version"], ["virsh", "--version"])]
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}: {os.cpu_count()} × {model}, {memory:.0f} GiB, Linux {platform.release()}, "
+        f"{datetime.now(UTC):%Y-%m-%d}: {os.cpu_count()} CPUs ({model}), {memory:.0f} GiB, Linux {platform.release()}, "
         f"Python {platform.python_version()}, {programs[0]}, libvirt {programs[1]}."
     )
 

@@ -219,8 +219,8 @@ class Disk(Device):
 
 
 def _thread_problems(ctx: Context, at: At) -> tuple[Problem, ...]:
-    """An I/O thread is woken by an eventfd, which virtio-mmio has from KVM alone."""
-    if ctx.platform == "microvm" and ctx.accel == "tcg":
+    """An I/O thread is woken by an eventfd, which older QEMUs have for virtio-mmio from KVM alone."""
+    if ctx.platform == "microvm" and ctx.accel == "tcg" and Feature.MMIO_IOTHREAD not in ctx.qemu.features:
         return (Problem(f"{at.key}.iothread", "on a microvm it needs KVM, and this machine runs under TCG"),)
     return ()
 
@@ -231,10 +231,3 @@ def _floppy_boot(ctx: Context, at: At) -> tuple[Option, ...]:
     if index is None:
         return ()
     return (keyval("global", driver="isa-fdc", property="bootindexA", value=index, why=at.why),)
-
-
-def _thread_problems(ctx: Context, at: At) -> tuple[Problem, ...]:
-    if ctx.platform != "microvm" or ctx.accel == "kvm" or Feature.MMIO_IOTHREAD in ctx.qemu.features:
-        return ()
-    message = f"QEMU {ctx.qemu.version_text} has no I/O threads on a microvm without KVM"
-    return (Problem(f"{at.key}.iothread", message, allowed="leave it out, or a newer QEMU"),)
