@@ -64,7 +64,7 @@ class Apt:
         self._private = True
         self._records.clear()
         (self.directory / "state/lists/partial").mkdir(parents=True, exist_ok=True)
-        self._run("apt-get", "update", "--quiet")
+        self._run("apt-get", "update", "--quiet", "-o", "APT::Update::Error-Mode=any")
 
     def forget(self) -> None:
         """Remove what was made only to ask apt; the packages themselves stay for the next time."""

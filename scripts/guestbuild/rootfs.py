@@ -147,7 +147,7 @@ def add_agent(archive: Archive, sources: Sources) -> None:
     agent = sources.find_file(AGENT, "usr/sbin/qemu-ga")
     archive.add_file("usr/sbin/qemu-ga", agent, mode=0o755)
     linker = interpreter(agent)
-    libraries = find_libraries(needed_libraries(agent), sources.libraries(AGENT))
+    libraries = find_libraries([*needed_libraries(agent), basename(linker)], sources.libraries(AGENT))
     for name, data in libraries.items():
         is_linker = name == basename(linker)
         archive.add_file(linker if is_linker else f"lib/x86_64-linux-gnu/{name}", data, mode=0o755)
