@@ -118,7 +118,10 @@ def probe_qemu(path: str, *, queries: Mapping[str, Question] = QUERIES) -> dict[
             detail=stderr or stdout[:2000],
             hint=f"try it: {path} -machine none -nodefaults -display none",
         )
-    version = version_of(greeting["version"])
+    try:
+        version = version_of(greeting["version"])
+    except (KeyError, TypeError) as error:
+        raise HostError(f"{path!r} greets unlike any QEMU known", detail=stdout[:2000]) from error
     if not is_supported(version):
         found, floor = (".".join(map(str, numbers)) for numbers in (version, FLOOR[:2]))
         raise QemuTooOld(f"QEMU {found} at {path!r} is too old: kvmctl needs {floor} or newer", hint=PACKAGES)

@@ -26,6 +26,8 @@ class Device:
     vm_types: tuple[str, ...] = ()
     """``default``, and where memory can be encrypted ``sev``, ``sev-es``, ``sev-snp``, ``tdx``."""
     self_test: SelfTest = field(default_factory=SelfTest)
+    errno: int = 0
+    """The kernel's reason where it could not be opened."""
 
 
 def probe_device(path: str = "/dev/kvm", *, ioctl: Ioctl = system_ioctl) -> Device:
@@ -34,7 +36,7 @@ def probe_device(path: str = "/dev/kvm", *, ioctl: Ioctl = system_ioctl) -> Devi
         kvm = Kvm.open(path, ioctl=ioctl)
     except OSError as error:
         state, reason = open_failure(path, error)
-        return Device(path, state, reason)
+        return Device(path, state, reason, errno=error.errno or 0)
     with kvm:
         return _examine(kvm, path)
 

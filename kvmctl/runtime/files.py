@@ -80,6 +80,14 @@ def read_tail(path: str, *, limit: int) -> str:
     return data.decode(errors="replace")
 
 
+def size_of(path: str) -> int:
+    """The bytes in `path`; 0 where there is no such file."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
 def remove_tree(path: str) -> None:
     """Remove `path` and all below it; nothing to do where it is not there. Raises StateError."""
     try:

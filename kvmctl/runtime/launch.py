@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import start as starting
-from kvmctl.runtime.prepare import prepare
-from kvmctl.runtime.registry import name_of
+from kvmctl.runtime.prepare import load_machine, name_of, prepare
 from kvmctl.runtime.vm import Vm
 from kvmctl.spec.machine import Machine
 
@@ -25,8 +24,9 @@ async def launch(
     ends with this process, whatever ends that, and nothing of it is left. Raises SpecError, NotFound, HostError,
     LaunchFailed.
     """
-    unique = name or f"{name_of(machine)}-{secrets.token_hex(3)}"
-    prepared = prepare(machine, name=unique, is_captive=True, roots=roots)
+    loaded = load_machine(machine, roots)
+    unique = name or f"{name_of(machine, loaded)[:57]}-{secrets.token_hex(3)}"
+    prepared = prepare(loaded, name=unique, is_captive=True, roots=roots)
     async with starting.run_plan(prepared.plan, prepared.paths) as vm:
         yield vm
 

@@ -40,15 +40,29 @@ def prepare(
     is kept for the next command unless `remember` is false. Raises SpecError, NotFound, HostError.
     """
     roots = roots or store.find_roots()
-    if not isinstance(machine, Machine):
-        machine = load(registry.find_spec(os.fspath(machine), roots))
-    name = name or machine.name
+    reference = machine
+    machine = load_machine(reference, roots)
+    name = name or name_of(reference, machine)
     paths = roots.machine(name, ephemeral=is_captive)
     host = probe()
     path = find_qemu(machine.qemu, env=os.environ)
     qemu = qemu_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name)
     return Prepared(tie(plan, host, qemu) if is_captive else plan, paths)
+
+
+def load_machine(machine: Machine | str | os.PathLike[str], roots: Roots | None = None) -> Machine:
+    """`machine` itself, or the spec of that name or in that file. Raises SpecError, NotFound."""
+    if isinstance(machine, Machine):
+        return machine
+    return load(registry.find_spec(os.fspath(machine), roots))
+
+
+def name_of(reference: Machine | str | os.PathLike[str], machine: Machine) -> str:
+    """What the machine of a spec is called: a defined one by the name it is defined under, whatever its spec says."""
+    if isinstance(reference, Machine) or registry.is_path(os.fspath(reference)):
+        return machine.name
+    return os.fspath(reference)
 
 
 def tie(plan: Plan, host: HostFacts, qemu: QemuFacts) -> Plan:

@@ -13,7 +13,6 @@ from kvmctl.errors import AlreadyRunning, NotFound
 from kvmctl.plan.paths import BUILTIN_SPECS, Roots
 from kvmctl.runtime import files, listing, store
 from kvmctl.spec.load import absolute_text, parse
-from kvmctl.spec.machine import Machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ def find_spec(reference: str, roots: Roots | None = None) -> str:
 
     What has a slash or ends in ``.toml`` or ``.json`` is a path.
     """
-    if "/" in reference or reference.endswith((".toml", ".json")):
+    if is_path(reference):
         return os.path.abspath(reference)
     roots = roots or store.find_roots()
     defined = roots.spec(reference)
@@ -39,6 +38,11 @@ def find_spec(reference: str, roots: Roots | None = None) -> str:
     if reference in BUILTIN_SPECS:
         return BUILTIN_SPECS[reference]
     raise listing.unknown(reference, listing.defined_names(roots) | set(BUILTIN_SPECS))
+
+
+def is_path(reference: str) -> bool:
+    """Whether `reference` means a file, and not a machine of that name."""
+    return "/" in reference or reference.endswith((".toml", ".json"))
 
 
 def define(path: str, *, name: str | None = None, roots: Roots | None = None) -> Definition:
@@ -110,11 +114,3 @@ def remove(name: str, *, roots: Roots | None = None) -> list[str]:
     finally:
         claim.abandon()
     return doomed
-
-
-def name_of(machine: Machine | str | os.PathLike[str]) -> str:
-    """The name a machine goes by: its spec's own, else that of the spec's file."""
-    if isinstance(machine, Machine):
-        return machine.name
-    reference = os.path.basename(os.fspath(machine))
-    return reference.removesuffix(".toml").removesuffix(".json")

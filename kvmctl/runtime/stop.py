@@ -39,11 +39,10 @@ async def _ask_guest(vm: Vm, grace: float, tried: list[tuple[Rung, str]]) -> Run
             await _ask(vm, rung, is_paused=told.state is State.PAUSED and rung is rungs[0])
         except NotRunning:
             return rung
-        except (DeadlineExceeded, MonitorBusy) as error:
-            tried.append((rung, error.summary))
-            return None  # the monitor will not serve the other rungs either
         except KvmctlError as error:
             tried.append((rung, error.summary))
+            if rung is not Rung.AGENT and isinstance(error, DeadlineExceeded | MonitorBusy):
+                return None  # the monitor will not serve the other rungs either
             continue
         if await vm.ended_within(patience):
             return rung
@@ -63,7 +62,9 @@ async def _ask(vm: Vm, rung: Rung, *, is_paused: bool) -> None:
     if is_paused:
         await vm.resume()  # a guest that does not run can't be asked
     if rung is Rung.AGENT:
-        await vm.shut_down_by_agent(deadline=_ASK_SECONDS)
+        agent = vm.agent()
+        agent.patience = _ASK_SECONDS
+        await agent.shut_down()
         return
     async with vm.monitor(deadline=_ASK_SECONDS) as monitor:
         await ops.press_power_button(monitor)

@@ -8,13 +8,14 @@ import.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from signal import SIGKILL
 
-from kvmctl.errors import AlreadyRunning, DeadlineExceeded, StateError
+from kvmctl.errors import AlreadyRunning, DeadlineExceeded, NotFound, StateError
 from kvmctl.image import ofd
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import files
@@ -61,7 +62,8 @@ class Claim:
     def abandon(self) -> None:
         """Give the claim back and leave no run directory."""
         try:
-            discard(self.paths)
+            with _one_at_a_time(self.paths):
+                _discard(self.paths)
         finally:
             self.release_lock()
             self.untether()
@@ -72,24 +74,30 @@ def claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
 
     What a launcher that died in the middle left is cleared away first.
     """
-    sweep_one(paths)
-    try:
-        lock = _lock_file(paths.lock)
-        if lock is None:
-            raise _already_running(paths)
-        tether = _lock_file(paths.tether)
-    except OSError as error:
-        raise files.cannot("claim", paths.run, error) from error
-    if tether is None:
-        os.close(lock)
-        raise _already_running(paths)
-    try:
-        os.ftruncate(tether, 0)
-        os.write(tether, b"%d %s\n" % (os.getpid(), _CAPTIVE if is_captive else b"start"))
-    except OSError as error:
-        os.close(lock)
-        os.close(tether)
-        raise files.cannot("write", paths.tether, error) from error
+    with _one_at_a_time(paths):
+        _sweep(paths)
+        was_there = os.path.exists(paths.run)
+        try:
+            return _claim(paths, is_captive=is_captive)
+        except AlreadyRunning:
+            raise
+        except BaseException:
+            if not was_there:
+                _discard(paths)
+            raise
+
+
+def _claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
+    files.make_private_dir(paths.run)
+    with ExitStack() as stack:
+        lock = _lock_file(paths.lock, paths, stack)
+        tether = _lock_file(paths.tether, paths, stack)
+        try:
+            os.ftruncate(tether, 0)
+            os.write(tether, b"%d %s\n" % (os.getpid(), _CAPTIVE if is_captive else b"start"))
+        except OSError as error:
+            raise files.cannot("write", paths.tether, error) from error
+        stack.pop_all()
     return Claim(paths, lock, tether, is_captive)
 
 
@@ -139,11 +147,48 @@ def run_names(roots: Roots) -> list[str]:
         raise files.cannot("read", roots.runtime, error) from error
 
 
-def discard(paths: MachinePaths) -> None:
-    """Remove the run directory at once for everybody who looks, and then its content. Raises StateError."""
-    # Under its own name it could be claimed again while it is being emptied.
+def sweep(roots: Roots) -> None:
+    """Clear away what dead launchers left, in every run directory."""
+    for name in run_names(roots):
+        # One directory that can't be read, or that is no machine's, must not hide the others; list shows it.
+        with suppress(StateError, DeadlineExceeded, NotFound):
+            sweep_one(roots.machine(name))
+
+
+def sweep_one(paths: MachinePaths) -> None:
+    """Clear away what a dead launcher left of this machine: a QEMU that was never let go, a captive's run directory."""
+    if _is_abandoned(paths):
+        with _one_at_a_time(paths):
+            _sweep(paths)
+
+
+def _sweep(paths: MachinePaths) -> None:
+    if not _is_abandoned(paths):
+        return
+    process = find_process(paths)
+    if process is not None:
+        with process:
+            process.signal(SIGKILL)
+            if not process.wait(_REAP_SECONDS):
+                raise DeadlineExceeded(f"QEMU of {paths.name!r} (process {process.pid}) does not die")
+    _discard(paths)
+
+
+def _is_abandoned(paths: MachinePaths) -> bool:
+    """Whether whoever was starting or owning the machine is gone, and left something."""
+    try:
+        if os.path.exists(paths.tether):
+            return not is_tethered(paths)
+        return os.path.isdir(paths.run) and not os.path.exists(paths.plan) and not is_alive(paths)
+    except OSError as error:
+        raise files.cannot("look at", paths.run, error) from error
+
+
+def _discard(paths: MachinePaths) -> None:
+    # Gone at once for everybody who looks; who is killed in between leaves a name that nobody looks at.
     directory, name = os.path.split(paths.run)
-    trash = os.path.join(directory, f".{name}.{os.getpid()}.trash")
+    trash = os.path.join(directory, f".{name}.trash")
+    files.remove_tree(trash)
     try:
         os.rename(paths.run, trash)
     except FileNotFoundError:
@@ -153,53 +198,18 @@ def discard(paths: MachinePaths) -> None:
     files.remove_tree(trash)
 
 
-def sweep(roots: Roots) -> None:
-    """Clear away what dead launchers left, in every run directory."""
-    for name in run_names(roots):
-        with suppress(StateError, DeadlineExceeded):  # one unreadable directory must not hide the others; list shows it
-            sweep_one(roots.machine(name))
-
-
-def sweep_one(paths: MachinePaths) -> None:
-    """Clear away what a dead launcher left of this machine: a QEMU that was never let go, the run directory of a
-    captive one."""
-    try:
-        if not os.path.exists(paths.tether) or is_tethered(paths):
-            return
-    except OSError as error:
-        raise files.cannot("look at", paths.run, error) from error
-    with _exclusive(paths) as is_ours:
-        if is_ours:
-            _clear(paths)
-
-
-def _clear(paths: MachinePaths) -> None:
-    _, is_captive = read_tether(paths)
-    process = find_process(paths)
-    if process is not None:
-        with process:
-            process.signal(SIGKILL)
-            if not process.wait(_REAP_SECONDS):
-                raise DeadlineExceeded(f"QEMU of {paths.name!r} (process {process.pid}) does not die")
-    if is_captive or not os.path.exists(paths.journal):
-        discard(paths)
-        return
-    with suppress(FileNotFoundError):
-        os.unlink(paths.tether)
-
-
 @contextmanager
-def _exclusive(paths: MachinePaths) -> Iterator[bool]:
-    """Hold the tether while clearing away, so that two commands don't do it at once; False where another one does."""
+def _one_at_a_time(paths: MachinePaths) -> Iterator[None]:
+    """Claiming and clearing away exclude each other, among all processes, for the instant that they take."""
+    directory = os.path.dirname(paths.run)
+    files.make_private_dir(directory)
     try:
-        descriptor = os.open(paths.tether, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield False
-        return
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise files.cannot("look at", paths.tether, error) from error
+        raise files.cannot("open", directory, error) from error
     try:
-        yield ofd.try_lock(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)
 
@@ -216,25 +226,14 @@ def _already_running(paths: MachinePaths) -> AlreadyRunning:
     )
 
 
-def _lock_file(path: str) -> int | None:
-    """A descriptor of `path` that holds its lock, or None where another one does."""
-    while True:
-        files.make_private_dir(os.path.dirname(path))
-        with suppress(FileNotFoundError):  # the run directory was removed in between: begin again
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            os.fchmod(descriptor, 0o600)
-            if not ofd.try_lock(descriptor):
-                os.close(descriptor)
-                return None
-            if _is_same(descriptor, path):
-                return descriptor
-            os.close(descriptor)
-
-
-def _is_same(descriptor: int, path: str) -> bool:
+def _lock_file(path: str, paths: MachinePaths, stack: ExitStack) -> int:
+    """A descriptor of `path` that holds its lock; `stack` closes it. Raises AlreadyRunning."""
     try:
-        there = os.stat(path)
-    except FileNotFoundError:
-        return False
-    ours = os.fstat(descriptor)
-    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        stack.callback(os.close, descriptor)
+        os.fchmod(descriptor, 0o600)
+    except OSError as error:
+        raise files.cannot("open", path, error) from error
+    if not ofd.try_lock(descriptor):
+        raise _already_running(paths)
+    return descriptor

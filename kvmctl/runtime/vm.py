@@ -6,14 +6,17 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from signal import SIGTERM
 from types import TracebackType
 from typing import Any, Self
 
-from kvmctl.errors import DeadlineExceeded, KvmctlError, MonitorBusy, MonitorLost, NotRunning, StateError
+from kvmctl.errors import AgentError, DeadlineExceeded, KvmctlError, MonitorBusy, MonitorLost, NotRunning, StateError
+from kvmctl.guest.agent import Agent
+from kvmctl.guest.run import ExecResult, OnOutput, run
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime import deferred, end, files, history, journal, observe, ops
@@ -100,7 +103,7 @@ class Vm:
         except TimeoutError as error:
             if not timer.expired():
                 raise
-            raise self._unanswered(limit) from error
+            raise await self._unanswered(limit) from error
         except MonitorLost as error:
             if self._process.wait(0):
                 raise NotRunning(f"machine {self.name!r} has ended", detail=error.summary) from error
@@ -113,8 +116,10 @@ class Vm:
             raise NotRunning(f"machine {self.name!r} does not answer: {error.strerror}") from error
         return await Monitor.connect(connection, name=self.name)
 
-    def _unanswered(self, limit: float) -> DeadlineExceeded | MonitorBusy:
-        holder = None if self._monitor is not None else deferred.find_client(self.paths.qmp)
+    async def _unanswered(self, limit: float) -> DeadlineExceeded | MonitorBusy:
+        # pyroute2 runs an event loop of its own, which can't be within ours: hence the thread.
+        is_private = self._monitor is not None
+        holder = None if is_private else await asyncio.to_thread(deferred.find_client, self.paths.qmp)
         if holder is not None:
             return MonitorBusy(
                 f"the monitor of {self.name!r} is held by process {holder}",
@@ -185,6 +190,39 @@ class Vm:
             except OSError as error:
                 raise StateError(f"cannot write {path!r}: {error.strerror}") from error
 
+    # -- the guest -----------------------------------------------------------------------------------------------
+
+    def agent(self) -> Agent:
+        """The guest's agent. Raises AgentError where the machine has no channel for one."""
+        if self.plan.guest.agent is None:
+            raise AgentError(
+                f"machine {self.name!r} has no channel to a guest agent", hint="Give it one in the spec: [agent]."
+            )
+        return Agent(partial(connect_unix, self.paths.agent))
+
+    async def wait_for_agent(self) -> None:
+        """Wait until the guest's agent answers. Raises NotRunning where the machine ends before it."""
+        agent = self.agent()
+        if self.plan.guest.agent == "virtio":
+            await observe.wait_for_agent_channel(self.paths, self._process)
+        agent.patience = None  # a serial port tells nobody that it was opened: the first answer does
+        await agent.ping()
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
+    ) -> ExecResult:
+        """Run a command in the guest, through its agent, and wait for its end; see `kvmctl.guest.run.run`.
+
+        Raises AgentError, DeadlineExceeded; whoever stops waiting ends the command too.
+        """
+        return await run(self.agent(), argv, env=env, stdin=stdin, on_stdout=on_stdout, on_stderr=on_stderr)
+
     # -- the end -------------------------------------------------------------------------------------------------
 
     async def wait(self) -> Exit:
@@ -229,8 +267,11 @@ class Vm:
         if self._monitor is not None:
             await self._monitor.close()
             self._monitor = None
-        if self._child is not None and self.is_alive:
-            self._child.disown()
+        if self._child is not None:
+            if self.is_alive:
+                self._child.disown()
+            else:
+                self._settle()
         self._process.close()
 
     def forget(self) -> None:
@@ -262,6 +303,11 @@ class Vm:
         Raises NotRunning where the machine ends without it.
         """
         return await observe.wait_for_console(self.paths, self._process, pattern)
+
+    def console_output(self, *, from_now: bool = False) -> AsyncIterator[bytes]:
+        """What the first serial console prints until the machine ends: from its first byte, or only from now on."""
+        offset = files.size_of(self.paths.console_log) if from_now else 0
+        return observe.follow_console(self.paths, self._process, offset=offset)
 
     def console_text(self, *, limit: int = 1 << 20) -> str:
         """The last `limit` bytes of what the first serial console printed."""

@@ -6,7 +6,7 @@
         monitor = await Monitor.connect(fake.client, name="web")
 
 It is strict: a command that nobody scripted is CommandNotFound, and with the recorded schema of a real QEMU so is one
-that this QEMU does not have, or an argument its command does not take.
+that this QEMU does not have or an argument its command does not take, and the script may not return what it would not.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
 from kvmctl.plan.schema import Schema
+from kvmctl.testing.qapi import check_command, check_reply
 
 GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 22}, "package": ""}, "capabilities": ["oob"]}}
 
@@ -52,8 +53,8 @@ class FakeQmp:
         try:
             if self._greets:
                 self._send(writer, GREETING)
-            while line := await reader.readline():
-                if not self._answer(writer, json.loads(line)):
+            async for request in _requests(reader):
+                if not self._answer(writer, request):
                     return
         finally:
             writer.close()
@@ -71,6 +72,9 @@ class FakeQmp:
         if reply.is_silent:
             return True
         outcome = {"error": {"class": "GenericError", "desc": reply.error}} if reply.error else {"return": reply.value}
+        if self._schema is not None and not reply.error:
+            problems = check_reply(self._schema, command, reply.value)
+            assert not problems, problems  # noqa: S101  # the script of a test, which must not lie about QEMU
         self._send(writer, {**outcome, "id": request.get("id")})
         return True
 
@@ -81,12 +85,8 @@ class FakeQmp:
         return found if isinstance(found, Reply) else Reply(found)
 
     def _refusal(self, command: str, arguments: Mapping[str, Any]) -> str:
-        if self._schema is not None:
-            if self._schema.find_command(command) is None:
-                return f"The command {command} has not been found"
-            unknown = set(arguments) - set(self._schema.argument_members(command))
-            if unknown and command not in {"device_add", "qmp_capabilities"}:
-                return f"Parameter '{min(unknown)}' is unexpected"
+        if self._schema is not None and (problems := check_command(self._schema, command, arguments)):
+            return "; ".join(problems)
         return "" if command in self._replies else f"The command {command} has not been found"
 
     @staticmethod
@@ -105,3 +105,17 @@ class FakeQmp:
             await asyncio.wait([self._task])
         self.client.close()
         self._server.close()
+
+
+async def _requests(reader: asyncio.StreamReader) -> AsyncIterator[Mapping[str, Any]]:
+    """The JSON objects of a stream, which nothing need separate: QMP clients may leave out the newline."""
+    decoder, text = json.JSONDecoder(), ""
+    while data := await reader.read(65536):
+        text = (text + data.decode()).lstrip()
+        while text:
+            try:
+                request, end = decoder.raw_decode(text)
+            except ValueError:
+                break
+            text = text[end:].lstrip()
+            yield request

@@ -121,6 +121,7 @@ def test_sweeping_leaves_alone_what_lives(roots: Roots, paths: MachinePaths) -> 
 
 def test_an_untethered_machine_is_not_swept(roots: Roots, paths: MachinePaths) -> None:
     claim = store.claim(paths, is_captive=False)
+    Path(paths.plan).write_text("{}")
     claim.untether()
     claim.release_lock()
 

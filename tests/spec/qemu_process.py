@@ -15,6 +15,7 @@ from typing import Any
 
 from kvmctl.plan.model import Listen, OpenFile, Pair, Plan, Tap, VhostNet
 from kvmctl.plan.option import render
+from kvmctl.runtime import deferred
 
 STRICT = ("-compat", "deprecated-input=reject,unstable-input=reject")
 
@@ -27,6 +28,13 @@ class Qemu:
     monitor: socket.socket
     stream: Any
     log: Path
+    directory: Path
+
+    def connect(self, fd: str) -> socket.socket:
+        """A connection to the socket that QEMU listens on as `fd`."""
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(self.directory / f"{fd}.sock"))
+        return client
 
     def command(self, execute: str, **arguments: Any) -> Any:
         self.monitor.sendall(json.dumps({"execute": execute, "arguments": arguments}).encode() + b"\n")
@@ -69,7 +77,7 @@ def running(plan: Plan, *extra: str) -> Iterator[Qemu]:
         stream = stack.enter_context(ours.makefile("rb"))
         greeting = stream.readline()
         assert b"QMP" in greeting, f"QEMU said: {log.read_text()}\n{argv}"
-        qemu = Qemu(process, ours, stream, log)
+        qemu = Qemu(process, ours, stream, log, directory)
         qemu.command("qmp_capabilities")
         yield qemu
 
@@ -95,5 +103,13 @@ def _descriptors(plan: Plan, theirs: socket.socket, directory: Path, stack: Exit
                 number = os.open(path, os.O_RDWR)
                 stack.callback(os.close, number)
                 yield fd, number
-            case Tap() | VhostNet():
-                raise AssertionError("a tap needs a network namespace; see the runtime's tests")
+            case Tap(fds):
+                yield from _closed_later(fds, deferred.open_tap(source), stack)
+            case VhostNet(fds):
+                yield from _closed_later(fds, deferred.open_vhost_net(source), stack)
+
+
+def _closed_later(names: tuple[str, ...], numbers: list[int], stack: ExitStack) -> Iterator[tuple[str, int]]:
+    for name, number in zip(names, numbers, strict=True):
+        stack.callback(os.close, number)
+        yield name, number

@@ -1,0 +1,58 @@
+"""Real machines in directories of their own; what a test leaves running fails it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from kvmctl import Machine, Roots
+from kvmctl.runtime import store
+from kvmctl.spec.load import from_mapping
+
+
+@pytest.fixture
+def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> Iterator[Roots]:
+    """The directories of a user who has no machines; probe replies are kept between tests, as on any host."""
+    cache = pytestconfig.cache
+    assert cache is not None
+    for part in ("CONFIG", "STATE", "RUNTIME"):
+        monkeypatch.setenv(f"KVMCTL_{part}_DIR", str(tmp_path / part.lower()))
+    monkeypatch.setenv("KVMCTL_CACHE_DIR", str(cache.mkdir("kvmctl")))
+    yield store.find_roots()
+    leaked = end_all(str(tmp_path))
+    assert not leaked, f"left running: {leaked}"
+
+
+def end_all(word: str) -> list[str]:
+    """Kill the QEMUs with `word` on their command line; what they were."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            command = process.cmdline()
+            if command and "qemu" in command[0] and any(word in argument for argument in command):
+                found.append(f"{process.pid} {' '.join(command)[:200]}")
+                process.send_signal(signal.SIGKILL)
+                process.wait(timeout=10)
+    return found
+
+
+def tiny(name: str = "web", *, cmdline: str = "", **tables: Any) -> Machine:
+    """The tiny guest as a machine of this name; `cmdline` makes it behave as kvmctl.guest.tiny.WORDS says."""
+    spec = {
+        "name": name,
+        "memory": "16MiB",
+        "balloon": False,
+        "rng": False,
+        "firmware": "qboot.rom",
+        "agent": {"transport": "serial"},
+        "boot": {"kernel": "builtin:tiny", "cmdline": cmdline},
+        **tables,
+    }
+    return from_mapping(spec, source=f"{name}.toml", base=os.getcwd())

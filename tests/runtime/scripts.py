@@ -1,0 +1,113 @@
+"""Programs that tests run as processes of their own, because they are to be killed, to lose privileges or to race."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+
+PRELUDE = """
+import asyncio, os, sys
+import kvmctl
+from kvmctl.spec.load import from_mapping
+
+def tiny(name="web", *, cmdline="", **tables):
+    spec = {"name": name, "memory": "16MiB", "balloon": False, "rng": False, "agent": {"transport": "serial"},
+            "firmware": "qboot.rom", "boot": {"kernel": "builtin:tiny", "cmdline": cmdline}, **tables}
+    return from_mapping(spec, source=f"{name}.toml", base=os.getcwd())
+
+async def start(machine):
+    async with await kvmctl.start(machine) as vm:
+        return vm.pid
+"""
+
+AS_NOBODY = """
+# Everything is imported by now: the interpreter itself may lie where nobody can read it.
+import kvmctl.image.holders
+kvmctl.prepare(tiny()), kvmctl.start
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+"""
+
+START_OF_SEVERAL = """
+async def several():
+    for name in sys.argv[1:]:
+        await start(tiny(name))
+asyncio.run(several())
+"""
+
+ONE_START = """
+try:
+    print(asyncio.run(start(tiny())))
+except kvmctl.KvmctlError as error:
+    print(type(error).__name__, error)
+"""
+
+KILLED_AT_EVERY_STEP = """
+import psutil
+from itertools import count
+
+prepared = kvmctl.prepare(tiny())
+kvmctl.Vm, kvmctl.start, kvmctl.list_machines  # bound now: what is imported later would count as steps
+from kvmctl.runtime.start import start_plan
+
+async def once():
+    async with await start_plan(prepared.plan, prepared.paths):
+        pass
+
+def run_until(step):
+    \"\"\"Start the machine in a child that is killed at the `step`-th thing it asks of the system.\"\"\"
+    child = os.fork()
+    if child == 0:
+        seen = count(1)
+        sys.addaudithook(lambda event, args: os.kill(os.getpid(), 9) if next(seen) == step else None)
+        asyncio.run(once())
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+def qemus():
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if prepared.paths.run in " ".join(p.info["cmdline"] or [])]
+
+for step in count(1):
+    status = run_until(step)
+    found = kvmctl.list_machines()
+    if found:  # killed after it had let the machine go for good: then it runs, and can be stopped
+        assert [m.state for m in found] == ["running"], (step, found)
+        kvmctl.force_stop("web")
+        kvmctl.remove("web")
+    assert not qemus(), (step, qemus())
+    runtime = os.environ["KVMCTL_RUNTIME_DIR"]
+    assert not os.path.exists(runtime) or not os.listdir(runtime), (step, os.listdir(runtime))
+    if os.WIFEXITED(status):
+        assert os.WEXITSTATUS(status) == 0
+        break
+print("steps", step)
+"""
+
+
+def run_script(script: str, *words: str, env: Mapping[str, str] | None = None, wrap: tuple[str, ...] = ()) -> str:
+    """What `script` prints, run after PRELUDE in a process of its own; it fails the test by failing."""
+    result = subprocess.run(
+        [*wrap, sys.executable, "-W", "error", "-c", PRELUDE + script, *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=env,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def start_script(script: str, *words: str) -> subprocess.Popen[str]:
+    """`run_script` that does not wait."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PRELUDE + script, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

@@ -1,0 +1,253 @@
+"""What goes wrong while a machine is started: said clearly, and nothing left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import kvmctl
+from kvmctl import Roots
+from kvmctl.runtime.begin import begin
+
+from .conftest import tiny
+from .scripts import AS_NOBODY, KILLED_AT_EVERY_STEP, ONE_START, START_OF_SEVERAL, run_script, start_script
+
+pytestmark = [pytest.mark.qemu]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(roots: Roots) -> Iterator[None]:
+    """Whatever was tried, no run directory may be left of it."""
+    yield
+    if os.path.exists(roots.runtime):
+        assert os.listdir(roots.runtime) == []
+
+
+def disk(path: Path, **more: object) -> dict[str, object]:
+    return {"path": str(path), "format": "raw", **more}
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(1 << 20))
+    return path
+
+
+async def test_a_missing_image_is_named_with_its_key(tmp_path: Path) -> None:
+    with pytest.raises(kvmctl.NotFound, match=r"disks\[0\].*'.*/gone.img' does not exist"):
+        await kvmctl.start(tiny(disks=[disk(tmp_path / "gone.img")]))
+
+
+async def test_a_missing_image_with_a_size_is_made_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "new, of=size.img"
+    async with kvmctl.launch(tiny(disks=[disk(path, size="1MiB")])) as vm:
+        await vm.wait_for_console("^READY")
+    assert path.stat().st_size == 1 << 20
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_an_image_made_for_a_start_that_failed_goes_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "new.img"
+    machine = tiny(disks=[disk(path, size="1MiB")], extra_args=["-device", "no-such-device"])
+    with pytest.raises(kvmctl.LaunchFailed):
+        await kvmctl.start(machine)
+    assert not path.exists()
+
+
+async def test_an_image_in_use_is_named_with_its_user(image: Path) -> None:
+    async with kvmctl.launch(tiny("first", disks=[disk(image)]), name="first") as vm:
+        with pytest.raises(kvmctl.ImageBusy, match=rf"in use by process {vm.pid} \(machine 'first'\)") as caught:
+            await kvmctl.start(tiny("second", disks=[disk(image)]))
+        assert caught.value.holder == vm.pid
+
+
+async def test_an_image_may_be_read_by_many(image: Path) -> None:
+    shared = [disk(image, read_only=True)]
+    async with kvmctl.launch(tiny(disks=shared)), kvmctl.launch(tiny(disks=shared)):
+        pass
+
+
+async def test_an_image_of_another_format_is_said_to_be(image: Path) -> None:
+    with pytest.raises(kvmctl.ImageError, match="not in the format given"):
+        await kvmctl.start(tiny(disks=[{"path": str(image), "format": "qcow2"}]))
+
+
+async def test_a_taken_vnc_port_is_named_with_its_listener(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("secret")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        vnc = {"address": "127.0.0.1", "port": port, "password_file": str(password)}
+        with pytest.raises(kvmctl.PortBusy, match=rf"127.0.0.1:{port}.*process {os.getpid()}"):
+            await kvmctl.start(tiny(vnc=vnc))
+
+
+async def test_a_missing_qemu_is_said_with_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(kvmctl.QemuNotFound) as caught:
+        await kvmctl.start(tiny(qemu=str(tmp_path / "qemu")))
+    assert "apt install" in caught.value.hint
+
+
+async def test_a_qemu_that_vanishes_after_it_was_looked_at_is_said_to_be_gone(tmp_path: Path) -> None:
+    qemu = wrapper(tmp_path, 'exec qemu-system-x86_64 "$@"')
+    prepared = kvmctl.prepare(tiny(qemu=str(qemu)))
+    qemu.unlink()
+    with pytest.raises(kvmctl.QemuNotFound, match="there is no QEMU at"):
+        begin(prepared.plan, prepared.paths, is_captive=False)
+
+
+async def test_a_qemu_that_dies_at_its_start_is_quoted() -> None:
+    with pytest.raises(kvmctl.LaunchFailed, match="exited with status 1 while starting 'web'") as caught:
+        await kvmctl.start(tiny(extra_args=["-device", "no-such-device"]))
+    assert "'no-such-device' is not a valid device model name" in caught.value.detail
+
+
+async def test_a_qemu_that_is_killed_at_its_start_is_said_to_be(tmp_path: Path) -> None:
+    qemu = wrapper(tmp_path, 'case "$*" in *isa-serial*) kill -9 $$;; esac; exec qemu-system-x86_64 "$@"')
+    with pytest.raises(kvmctl.LaunchFailed, match="was killed by signal 9 while starting 'web'"):
+        await kvmctl.start(tiny(qemu=str(qemu)))
+
+
+async def test_a_qemu_that_is_too_old_is_refused_by_version_and_path(tmp_path: Path) -> None:
+    version = '{"qemu": {"major": 6, "minor": 2, "micro": 0}, "package": ""}'
+    qemu = wrapper(tmp_path, f"""echo '{{"QMP": {{"version": {version}, "capabilities": []}}}}'""")
+    with pytest.raises(kvmctl.QemuTooOld, match=r"6\.2"):
+        await kvmctl.start(tiny(qemu=str(qemu)))
+
+
+def wrapper(directory: Path, body: str) -> Path:
+    """A shell script that stands in for QEMU."""
+    path = directory / "qemu-system-x86_64"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o700)
+    return path
+
+
+async def test_paths_too_long_for_a_socket_are_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, roots: Roots
+) -> None:
+    long = tmp_path / ("x" * 200)
+    monkeypatch.setenv("KVMCTL_RUNTIME_DIR", str(long))
+    async with kvmctl.launch(tiny(), name="m" * 60) as vm:
+        await vm.wait_for_agent()
+        assert (await vm.status()).state is kvmctl.State.RUNNING
+        async with kvmctl.attach(vm.name) as other:
+            assert (await other.status()).state is kvmctl.State.RUNNING
+    assert os.listdir(long) == []
+
+
+async def test_a_path_too_long_for_a_socket_that_qemu_makes_is_refused_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVMCTL_RUNTIME_DIR", str(tmp_path / ("x" * 200)))
+    with pytest.raises(kvmctl.SpecError, match="107"):
+        await kvmctl.start(tiny(vnc={}))
+
+
+def test_two_starts_at_once_have_one_winner() -> None:
+    starts = [start_script(ONE_START) for _ in range(2)]
+    said = [start.communicate()[0] for start in starts]
+    winners = [text for text in said if text.strip().isdigit()]
+    losers = [text for text in said if text.startswith("AlreadyRunning machine 'web' is")]
+    assert (len(winners), len(losers)) == (1, 1), said
+    kvmctl.force_stop("web")
+    kvmctl.remove("web")
+
+
+def test_twenty_machines_started_by_four_processes_all_run() -> None:
+    names = [f"m{index}" for index in range(20)]
+    starts = [start_script(START_OF_SEVERAL, *names[index::4]) for index in range(4)]
+    for start in starts:
+        said, _ = start.communicate()
+        assert start.returncode == 0, said
+    running = kvmctl.list_machines()
+    assert sorted(machine.name for machine in running) == sorted(names)
+    assert {machine.state for machine in running} == {kvmctl.State.RUNNING}
+    assert len({machine.pid for machine in running}) == 20
+    for name in names:
+        kvmctl.force_stop(name)
+        kvmctl.remove(name)
+
+
+@pytest.mark.slow
+def test_a_launcher_killed_at_any_step_leaves_nothing(roots: Roots) -> None:
+    said = run_script(KILLED_AT_EVERY_STEP)
+    assert int(said.split()[1]) > 50  # so many things a start asks of the system, or the hook missed them
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(roots: Roots) -> None:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("this host lets nobody mount a small file system: unshare -rm fails")
+    os.makedirs(roots.runtime)
+    script = """
+prepared = kvmctl.prepare(tiny())
+with open(os.path.join(os.environ["KVMCTL_RUNTIME_DIR"], ".filler"), "wb", buffering=0) as filler:
+    try:
+        while filler.write(bytes(4096)):
+            pass
+    except OSError:
+        pass
+try:
+    asyncio.run(start(tiny()))
+except kvmctl.StateError as error:
+    print(error)
+print(os.listdir(os.environ["KVMCTL_RUNTIME_DIR"]))
+"""
+    small = f"mount -t tmpfs -o size=64k,mode=700 none {roots.runtime} && exec "
+    said = run_script(script, wrap=("unshare", "-rm", "sh", "-c", f'{small} "$@"', "sh"))
+    assert "No space left on device" in said
+    assert "['.filler']" in said
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[dict[str, str]]:
+    """The environment of a user without privileges, whose directories are his own."""
+    with tempfile.TemporaryDirectory() as directory:
+        own = Path(directory)
+        own.chmod(0o755)
+        parts = {}
+        for part in ("CONFIG", "STATE", "RUNTIME", "CACHE"):
+            path = own / part.lower()
+            path.mkdir(mode=0o700)
+            with suppress(PermissionError):
+                os.chown(path, 65534, 65534)
+            parts[f"KVMCTL_{part}_DIR"] = str(path)
+        yield {**os.environ, **parts, "HOME": directory}
+
+
+def try_as_nobody(machine: str, env: dict[str, str]) -> str:
+    script = f"""{AS_NOBODY}
+try:
+    print("started", asyncio.run(start({machine})))
+except kvmctl.KvmctlError as error:
+    print(type(error).__name__, error)
+"""
+    return run_script(script, env=env)
+
+
+def test_kvm_without_permission_is_refused_with_the_way_to_get_it(as_nobody: dict[str, str]) -> None:
+    if not os.path.exists("/dev/kvm") or os.stat("/dev/kvm").st_mode & stat.S_IRWXO:
+        pytest.skip("this host has no /dev/kvm, or one for everybody")
+    said = try_as_nobody('tiny(accel="kvm")', as_nobody)
+    assert said.startswith("KvmUnavailable")
+    assert "/dev/kvm" in said
+
+
+def test_an_unreadable_image_is_named_with_its_owner(as_nobody: dict[str, str]) -> None:
+    image = Path(as_nobody["HOME"]) / "theirs.img"
+    image.write_bytes(bytes(1 << 20))
+    image.chmod(0o000 if os.getuid() else 0o600)
+    said = try_as_nobody(f'tiny(disks=[{{"path": {str(image)!r}, "format": "raw"}}])', as_nobody)
+    assert said.startswith("ImageError disks[0]")
+    assert "no permission to read and write" in said
+    assert f"owner {os.getuid()}" in said
