@@ -41,6 +41,11 @@ if TYPE_CHECKING:
     from kvmctl.errors import SpecError as SpecError
     from kvmctl.errors import StateError as StateError
     from kvmctl.guest.run import ExecResult as ExecResult
+    from kvmctl.host.doctor import Report as Report
+    from kvmctl.host.doctor import diagnose as diagnose
+    from kvmctl.host.finding import Finding as Finding
+    from kvmctl.host.record import Survey as Survey
+    from kvmctl.host.survey import survey as survey
     from kvmctl.plan.model import Plan as Plan
     from kvmctl.plan.option import render as render
     from kvmctl.plan.paths import MachinePaths as MachinePaths
@@ -120,6 +125,11 @@ _HOME = {
     "QmpError": "kvmctl.errors",
     "SpecError": "kvmctl.errors",
     "StateError": "kvmctl.errors",
+    "Report": "kvmctl.host.doctor",
+    "diagnose": "kvmctl.host.doctor",
+    "Finding": "kvmctl.host.finding",
+    "Survey": "kvmctl.host.record",
+    "survey": "kvmctl.host.survey",
     "ExecResult": "kvmctl.guest.run",
     "Plan": "kvmctl.plan.model",
     "render": "kvmctl.plan.option",

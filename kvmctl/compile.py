@@ -10,6 +10,7 @@ from typing import Final
 
 from kvmctl.errors import KvmUnavailable, Problem, SpecError
 from kvmctl.plan.facts import HostFacts, MachineType, QemuFacts, Verdict
+from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Guest, Plan
 from kvmctl.plan.option import Option, Value, bare, keyval, keyvals, text
 from kvmctl.plan.paths import BUILTIN_TINY, MachinePaths
@@ -83,6 +84,7 @@ def _context(
         cpus=machine.cpus,
         boot_indexes=boot.boot_indexes(machine.boot, machine),
         has_vnc=machine.vnc is not None,
+        has_inputs=machine.inputs is not None,
         has_serial=bool(machine.serials),
         agent_on_serial=machine.agent is not None and machine.agent.transport == "serial",
     )
@@ -93,15 +95,15 @@ def _assemble(machine: Machine, ctx: Context) -> Lowered:
     body = join(_sections(machine, ctx))
     shared = _by_id(body.shared)
     parts = (*(item for item in shared if isinstance(item, Part)), *body.parts)
-    placed, homeless = place(parts, platform=ctx.platform, spare=machine.pci.spare_root_ports)
+    placed, homeless = place(parts, platform=ctx.platform, acpi=ctx.acpi, spare=machine.pci.spare_root_ports)
     options = (
         *_head(machine, ctx, body),
         *(item for item in shared if isinstance(item, Option)),
         *body.options,
         *placed,
-        *_tail(machine),
+        *_tail(machine, ctx),
     )
-    problems = (*body.problems, *homeless, *_absent(parts, ctx))
+    problems = (*body.problems, *homeless, *_absent(parts, ctx), *_unconfined(machine, ctx))
     return replace(body, options=options, problems=problems or tuple(clashes(options, body)))
 
 
@@ -120,13 +122,22 @@ def _sections(machine: Machine, ctx: Context) -> Iterator[Lowered]:
 def _head(machine: Machine, ctx: Context, body: Lowered) -> Iterator[Option]:
     """Who the machine is and what it runs on."""
     yield from process.first()
-    named = "name" if ctx.name == machine.name else "default: the name it is started under"
-    yield keyval("name", None, guest=ctx.name, debug_threads=True, why=named)
+    yield keyval("name", guest=ctx.name, debug_threads=True, why=_name_why(machine, ctx))
     uuid = machine.uuid or derived_uuid(ctx.name)
     yield text("uuid", uuid, why=why(machine, "uuid", "uuid", default="derived from the name, so always the same"))
     yield keyvals("machine", ctx.machine_type, _machine_body(machine, body), why=_machine_why(machine))
     accel = why(machine, "accel", "accel", default="what this host can do")
     yield bare("enable-kvm", why=accel) if ctx.accel == "kvm" else keyval("accel", "tcg", why=accel)
+    if ctx.platform == "microvm":
+        # Its buses speak virtio 0.9 unless told, which graphics and input devices and their drivers never learnt.
+        today = "default: today's virtio, as on other machines"
+        yield keyval("global", driver="virtio-mmio", property="force-legacy", value=False, why=today)
+
+
+def _name_why(machine: Machine, ctx: Context) -> str:
+    if ctx.name != machine.name:
+        return "default: the name it is started under"
+    return "default: the file's name" if machine.name == machine.stem else "name"
 
 
 def _machine_body(machine: Machine, body: Lowered) -> dict[str, Value]:
@@ -138,7 +149,7 @@ def _machine_why(machine: Machine) -> str:
     return why(machine, "machine", "machine", default="q35, pinned to the version that is started first")
 
 
-def _tail(machine: Machine) -> Iterator[Option]:
+def _tail(machine: Machine, ctx: Context) -> Iterator[Option]:
     """What happens at the end, how QEMU runs, and what kvmctl has no key for."""
     events: dict[str, Value] = {"reboot": machine.on_reboot, "shutdown": machine.on_poweroff, "panic": machine.on_crash}
     if machine.watchdog is not None:
@@ -146,7 +157,7 @@ def _tail(machine: Machine) -> Iterator[Option]:
     given = [key for key in ("on_reboot", "on_poweroff", "on_crash", "watchdog") if machine.gives(key)]
     yield keyvals("action", None, events, why=", ".join(given) or "default: a guest that is done ends its QEMU")
     reason = why(machine, "sandbox", "sandbox", default="QEMU needs to start no program and gain no privilege")
-    yield from process.last(sandbox=machine.sandbox, sandbox_why=reason)
+    yield from process.last(sandbox=machine.sandbox and Feature.SANDBOX in ctx.qemu.features, sandbox_why=reason)
     yield from _extra(machine.extra_args)
 
 
@@ -165,6 +176,12 @@ def _by_id(shared: Iterable[Option | Part]) -> tuple[Option | Part, ...]:
     for item in shared:
         found.setdefault(item.body["id"], item)
     return tuple(found.values())
+
+
+def _unconfined(machine: Machine, ctx: Context) -> Iterator[Problem]:
+    if machine.gives("sandbox") and machine.sandbox and Feature.SANDBOX not in ctx.qemu.features:
+        program = f"QEMU {ctx.qemu.version_text} ({ctx.qemu.path})"
+        yield Problem("sandbox", f"{program} was built without seccomp", "true", "false, or another QEMU")
 
 
 def _absent(parts: Iterable[Part], ctx: Context) -> Iterator[Problem]:
@@ -217,6 +234,8 @@ def _warnings(machine: Machine, ctx: Context, *, verdict: Verdict) -> Iterator[s
     kind = next(item for item in ctx.qemu.machines if item.name == ctx.machine_type)
     if kind.deprecated:
         yield f"machine type {kind.name} is deprecated and will be gone from a later QEMU"
+    if machine.sandbox and Feature.SANDBOX not in ctx.qemu.features:
+        yield f"QEMU {ctx.qemu.version_text} ({ctx.qemu.path}) was built without seccomp: it runs unconfined"
     if ctx.host.memory and machine.memory.size > ctx.host.memory:
         has, wants = size_text(ctx.host.memory // MIB * MIB), size_text(machine.memory.size)
         yield f"the guest may use {wants} of memory and the host has {has}"

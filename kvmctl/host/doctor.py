@@ -48,8 +48,9 @@ class Report:
 def diagnose(survey: Survey) -> Report:
     """What a survey means."""
     verdict = _choose(survey)
-    can_run = survey.qemu.state == "usable" and verdict.accel in survey.qemu.accelerators
-    return Report(verdict, can_run, tuple(finding for check in RULES for finding in check(survey)))
+    has_qemu = survey.qemu.state == "usable" and verdict.accel in survey.qemu.accelerators
+    findings = tuple(finding for check in RULES for finding in check(survey))
+    return Report(verdict, has_qemu and survey.runtime.is_writable, findings)
 
 
 def _choose(survey: Survey) -> Verdict:

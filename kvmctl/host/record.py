@@ -146,6 +146,8 @@ class RuntimeDir:
     """It belongs to the login session and goes with it."""
     lingers: bool = False
     """The session's directories stay after logout (``loginctl enable-linger``)."""
+    is_writable: bool = True
+    """This user may write there, or make it."""
 
 
 @dataclass(frozen=True, slots=True)

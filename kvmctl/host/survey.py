@@ -62,7 +62,7 @@ def survey(root: Path = ROOT, *, env: Mapping[str, str] = os.environ) -> Survey:
         inventory=inventory,
         memory=_look_at_memory(root),
         qemu=_look_at_qemu(roots, env=env),
-        runtime=RuntimeDir(roots.runtime, roots.runtime_is_volatile, _lingers(root)),
+        runtime=RuntimeDir(roots.runtime, roots.runtime_is_volatile, _lingers(root), _is_writable(Path(roots.runtime))),
         kvm_node=_look_at_node(root / "dev/kvm"),
         switch=read_firmware_switch(root, vendor=inventory.cpu.vendor),
         hugepages=tuple(_look_at_hugepages(root)),
@@ -251,6 +251,12 @@ def _lingers(root: Path) -> bool:
     with suppress(KeyError):
         return (root / "var/lib/systemd/linger" / pwd.getpwuid(os.getuid()).pw_name).exists()
     return False
+
+
+def _is_writable(directory: Path) -> bool:
+    """Whether one may write there, or into the directory in which it would have to be made."""
+    nearest = next((path for path in (directory, *directory.parents) if path.exists()), Path("/"))
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def _chosen(text: str) -> str:

@@ -24,6 +24,8 @@ from kvmctl.ioctl.handle import Handle, Ioctl, IoctlFailed, system_ioctl
 
 _CPUID_ENTRIES: Final = 256
 """What the kernel itself allows (``KVM_MAX_CPUID_ENTRIES``, arch/x86/include/asm/kvm_host.h)."""
+_FEATURE_MSRS: Final = 256
+"""Ten times as many as any kernel has."""
 
 
 class Kvm(Handle):
@@ -53,12 +55,12 @@ class Kvm(Handle):
     def supported_cpuid(self) -> tuple[CpuidEntry, ...]:
         """The CPUID leaves that guests may be given, x86 only."""
         head, item = sizeof(abi.Cpuid2), sizeof(abi.CpuidEntry2)
-        buffer = bytearray(head + _CPUID_ENTRIES * item)
-        count = c_uint32.from_buffer(buffer)
-        count.value = _CPUID_ENTRIES
-        # SAFETY: `nent` is the number of entries that the buffer has room for; the kernel lowers it to what it wrote.
+        buffer = bytearray(abi.Cpuid2(nent=_CPUID_ENTRIES)) + bytearray(_CPUID_ENTRIES * item)
+        # SAFETY: `nent` is the number of entries that the buffer has room for; the kernel lowers it to what it wrote,
+        # and says E2BIG rather than write more.
         self.request(abi.GET_SUPPORTED_CPUID, buffer)
-        entries = (abi.CpuidEntry2 * count.value).from_buffer(buffer, head)
+        count = abi.Cpuid2.from_buffer(buffer).nent
+        entries = (abi.CpuidEntry2 * count).from_buffer(buffer, head)
         return tuple(CpuidEntry(e.function, e.index, e.eax, e.ebx, e.ecx, e.edx) for e in entries)
 
     def feature_msrs(self) -> dict[int, int]:
@@ -80,18 +82,13 @@ class Kvm(Handle):
                     raise
 
     def _feature_msr_indices(self) -> list[int]:
-        head = abi.MsrList.from_buffer(empty := bytearray(sizeof(abi.MsrList)))
-        try:
-            # SAFETY: `nmsrs` is 0, so the kernel writes nothing but the number it has into the head, then says E2BIG.
-            self.request(abi.GET_MSR_FEATURE_INDEX_LIST, empty)
-        except IoctlFailed as error:
-            if error.errno != errno.E2BIG:
-                raise
-        indices = (c_uint32 * head.nmsrs)()
-        buffer = bytearray(head) + bytearray(indices)
-        # SAFETY: the buffer has room for exactly the `nmsrs` indices that its head announces.
+        head, item = sizeof(abi.MsrList), sizeof(c_uint32)
+        buffer = bytearray(abi.MsrList(nmsrs=_FEATURE_MSRS)) + bytearray(_FEATURE_MSRS * item)
+        # SAFETY: `nmsrs` is the number of indices that the buffer has room for; the kernel puts in the number it has,
+        # and says E2BIG rather than write more.
         self.request(abi.GET_MSR_FEATURE_INDEX_LIST, buffer)
-        return list(type(indices).from_buffer(buffer, sizeof(head)))
+        count = abi.MsrList.from_buffer(buffer).nmsrs
+        return list((c_uint32 * count).from_buffer(buffer, head))
 
     def _feature_msr(self, index: int) -> int | None:
         """One register's value; None if the kernel lists it but can't read it."""

@@ -93,7 +93,7 @@ def _kernel(inventory: Inventory) -> Iterator[str]:
 
 
 def _fact(label: str, value: str) -> str:
-    return f"{label:<{_LABEL}}{value}"
+    return f"{label:<{_LABEL - 1}} {value}"
 
 
 def _wrapped(words: Iterable[str], *, indent: int = 2) -> list[str]:

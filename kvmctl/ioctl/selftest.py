@@ -20,6 +20,7 @@ from typing import Final
 
 from kvmctl.ioctl import abi
 from kvmctl.ioctl.device import Exit, Kvm, Vcpu, Vm
+from kvmctl.ioctl.handle import IoctlFailed
 
 CODE: Final = bytes.fromhex(
     "01d8"  # add ax, bx
@@ -109,10 +110,10 @@ def _run(vcpu: Vcpu, result: SelfTest, *, patience: float) -> SelfTest:
     exits: list[Exit] = []
     nanoseconds = number = 0
     try:
-        with _kicked_after(patience, vcpu):
+        with _kicked_after(patience, vcpu) as is_over:
             for expected in _EXPECTED:
                 started = perf_counter_ns()
-                exits.append(vcpu.run())
+                exits.append(_run_until(is_over, vcpu))
                 nanoseconds += perf_counter_ns() - started
                 if exits[-1] != expected:
                     break
@@ -124,26 +125,47 @@ def _run(vcpu: Vcpu, result: SelfTest, *, patience: float) -> SelfTest:
     return replace(result, runs_code=not reason, exits=names, run_us=nanoseconds // 1000, reason=reason, errno=number)
 
 
+def _run_until(is_over: threading.Event, vcpu: Vcpu) -> Exit:
+    """Run to the next exit; signals that are others' business, a window's new size or a child's end, don't count."""
+    while True:
+        try:
+            return vcpu.run()
+        except IoctlFailed as error:
+            if error.errno != errno.EINTR or is_over.is_set():
+                raise
+
+
 def _describe(last: Exit) -> str:
-    if last.reason == abi.ExitReason.IO:
-        return f"the guest wrote {last.data.hex() or 'nothing'} to port {last.port:#x}: KVM calculates wrongly"
-    code = f" with code {last.code:#x}" if last.code else ""
-    return f"the guest ended with {last.name}{code} instead of HLT"
+    match last.reason:
+        case abi.ExitReason.IO:
+            return f"the guest wrote {last.data.hex() or 'nothing'} to port {last.port:#x}: KVM calculates wrongly"
+        case abi.ExitReason.HLT:
+            return "the guest halted before it wrote its result"
+        case _:
+            code = f" with code {last.code:#x}" if last.code else ""
+            return f"the guest ended with {last.name}{code} instead of HLT"
 
 
 @contextmanager
-def _kicked_after(seconds: float, vcpu: Vcpu) -> Iterator[None]:
-    """End KVM_RUN on this thread with EINTR after `seconds`.
+def _kicked_after(seconds: float, vcpu: Vcpu) -> Iterator[threading.Event]:
+    """End KVM_RUN on this thread with EINTR after `seconds`, and set the event that is given.
 
     The thread blocks the signal and the vCPU lets it through (KVM_SET_SIGNAL_MASK), so no handler ever runs, which
     only the main thread could install, and a kick that comes too late has no one to hit.
     """
+    is_over = threading.Event()
+    thread = threading.get_ident()
+
+    def kick() -> None:
+        is_over.set()
+        signal.pthread_kill(thread, _KICK)
+
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {_KICK})
-    timer = threading.Timer(seconds, signal.pthread_kill, (threading.get_ident(), _KICK))
+    timer = threading.Timer(seconds, kick)
     try:
         vcpu.set_signal_mask(set(before) - {_KICK})
         timer.start()
-        yield
+        yield is_over
     finally:
         timer.cancel()
         if timer.ident:

@@ -35,7 +35,7 @@ class Beginning:
     def succeed(self) -> None:
         """The machine runs: keep what was made. A captive one stays tethered to this process."""
         self.undo.pop_all()
-        self.child.monitor.close()
+        self.child.close_sockets()
         if not self.claim.is_captive:
             self.claim.untether()
 
@@ -57,7 +57,7 @@ class Beginning:
             child.process.wait(_REAP_SECONDS)
         status = child.reap()
         child.process.close()
-        child.monitor.close()
+        child.close_sockets()
         return status if died else None
 
 

@@ -103,7 +103,7 @@ class Vm:
         except TimeoutError as error:
             if not timer.expired():
                 raise
-            raise self._unanswered(limit) from error
+            raise await self._unanswered(limit) from error
         except MonitorLost as error:
             if self._process.wait(0):
                 raise NotRunning(f"machine {self.name!r} has ended", detail=error.summary) from error
@@ -116,8 +116,10 @@ class Vm:
             raise NotRunning(f"machine {self.name!r} does not answer: {error.strerror}") from error
         return await Monitor.connect(connection, name=self.name)
 
-    def _unanswered(self, limit: float) -> DeadlineExceeded | MonitorBusy:
-        holder = None if self._monitor is not None else deferred.find_client(self.paths.qmp)
+    async def _unanswered(self, limit: float) -> DeadlineExceeded | MonitorBusy:
+        # pyroute2 runs an event loop of its own, which can't be within ours: hence the thread.
+        is_private = self._monitor is not None
+        holder = None if is_private else await asyncio.to_thread(deferred.find_client, self.paths.qmp)
         if holder is not None:
             return MonitorBusy(
                 f"the monitor of {self.name!r} is held by process {holder}",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Annotated, Final
 
 from pydantic import BeforeValidator, Field
@@ -22,6 +21,7 @@ from kvmctl.spec.devices import Devices
 from kvmctl.spec.hostpath import HostPath, path_or
 from kvmctl.spec.model import Bool, Model, Str, why
 from kvmctl.spec.units import Line
+from kvmctl.spec.words import did_you_mean
 
 CLASSES: Final = ("disk", "cdrom", "floppy", "network")
 DEFAULT_ORDER: Final = ("disk", "cdrom", "network")
@@ -92,9 +92,7 @@ def order_problems(boot: Boot, devices: Devices) -> Iterator[Problem]:
     ids = [name for name, _, _ in _bootable(devices).values()]
     for position, item in enumerate(boot.order or ()):
         if item not in (*CLASSES, *ids):
-            near = get_close_matches(item, (*CLASSES, *ids), n=1)
-            hint = f"did you mean '{near[0]}'? " if near else ""
-            allowed = hint + ", ".join(f"'{word}'" for word in (*CLASSES, *ids))
+            allowed = did_you_mean(item, (*CLASSES, *ids)) + ", ".join(f"'{word}'" for word in (*CLASSES, *ids))
             yield Problem(f"boot.order[{position}]", "is no kind of device and no device's id", f"'{item}'", allowed)
 
 
@@ -123,11 +121,11 @@ def _in_order(order: Sequence[str], bootable: Mapping[str, tuple[str, str, int |
 def _bootable(devices: Devices) -> dict[str, tuple[str, str, int | None]]:
     """Id, kind and given boot index of every device that can be booted from, by its key."""
     disks = {
-        f"disks[{index}]": (disk.name(index), str(disk.device), disk.boot_index)
+        f"disks[{index}]": (disk.device_id(index), str(disk.device), disk.boot_index)
         for index, disk in enumerate(devices.disks)
     }
     networks = {
-        f"networks[{index}]": (network.name(index), "network", network.boot_index)
+        f"networks[{index}]": (network.device_id(index), "network", network.boot_index)
         for index, network in enumerate(devices.networks)
     }
     return disks | networks

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from posixpath import normpath
 from typing import Final
 
 from kvmctl.errors import Problem
-from kvmctl.plan.model import FdSource, Listen, OpenFile, Pair, Tap, VhostNet
+from kvmctl.plan.model import FdSource, Input, Listen, OpenFile, Pair, Tap, VhostNet
 from kvmctl.plan.option import Fd, Fds, Option, Value
 from kvmctl.spec.context import Lowered
 
@@ -27,7 +28,7 @@ def clashes(options: Sequence[Option], lowered: Lowered) -> Iterator[Problem]:
     yield from _twins(_addresses(options), "is the address of two devices")
     yield from _twins(((item.path, item.fd) for item in lowered.fds if isinstance(item, Listen)), "is two sockets")
     yield from _twins(((f"{item.host}:{item.port}", item.key) for item in lowered.ports), "is listened on twice")
-    yield from _twins(((item.path, item.key) for item in lowered.inputs if item.writable), "is written by two disks")
+    yield from _images(lowered.inputs)
     yield from _descriptors(options, lowered.fds)
 
 
@@ -38,6 +39,18 @@ def _twins(named: Iterable[tuple[str, str]], message: str) -> Iterator[Problem]:
     for name, found in places.items():
         if len(found) > 1:
             yield Problem(found[-1], f"'{name}' {message}", allowed=f"the other is {found[0]}")
+
+
+def _images(inputs: Iterable[Input]) -> Iterator[Problem]:
+    """QEMU locks what it writes against everybody, itself included."""
+    places: dict[str, list[Input]] = defaultdict(list)
+    for item in inputs:
+        if item.locked:
+            places[normpath(item.path)].append(item)
+    for found in places.values():
+        if len(found) > 1 and any(item.writable for item in found):
+            message = f"'{found[-1].path}' is the image of two disks, and one of them writes it"
+            yield Problem(found[-1].key, message, allowed=f"the other is {found[0].key}")
 
 
 def _ids(options: Iterable[Option]) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from kvmctl.plan.option import Value, keyvals
 from kvmctl.spec.context import Context, Lowered
 from kvmctl.spec.model import Bool, Model, reject
 
-_TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}:\d{2})?")
+_TIME: Final = r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}:\d{2})?"
 _ALLOWED: Final = "'utc', 'localtime', or a time like '2024-02-29T12:00:00'"
 
 
@@ -22,7 +22,7 @@ def _parse_base(value: Any) -> str:
     if value in {"utc", "localtime"}:
         return str(value)
     try:
-        time = datetime.fromisoformat(value) if isinstance(value, str) and _TIME.fullmatch(value) else value
+        time = datetime.fromisoformat(value) if isinstance(value, str) and re.fullmatch(_TIME, value) else value
     except ValueError:
         raise reject("is no time", allowed=_ALLOWED) from None
     if not isinstance(time, datetime) or time.tzinfo is not None:

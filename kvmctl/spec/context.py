@@ -39,6 +39,8 @@ class Context:
     """Boot index by the key of the device, ``disks[0]``."""
     has_vnc: bool
     """Somebody can look at a screen."""
+    has_inputs: bool
+    """The spec says which input devices there are."""
     has_serial: bool
     """There is a serial port, so the first of them is the console."""
     agent_on_serial: bool
@@ -56,35 +58,33 @@ class At:
     key: str
     """``disks[0]``, ``balloon``."""
     index: int
-    is_given: bool
-    """It was written in the spec."""
     why: str
     """The key when it was written, else ``default: `` and the reason."""
 
 
 class Seat(StrEnum):
-    """The kind of place a device takes, in words. Each platform's are laid out in ``kvmctl.spec.place``."""
+    """The kind of place a device takes, in words for several. Each platform's are laid out in ``kvmctl.spec.place``."""
 
-    VIDEO = "slot for graphics"
-    NETWORK = "slot for networks"
-    DISK = "slot for disks"
-    SCSI = "slot for SCSI controllers"
-    AHCI = "slot for SATA controllers"
-    USB = "slot for USB controllers"
-    CHANNELS = "slot for virtio-serial"
-    BALLOON = "slot for the balloon"
-    RNG = "slot for the rng"
-    WATCHDOG = "slot for a watchdog"
-    PANIC = "slot for the panic device"
-    VSOCK = "slot for vsock"
-    INPUT = "slot for input devices"
-    ISA = "ISA bus"
-    SATA_PORT = "SATA port"
-    IDE_PORT = "IDE port"
-    USB_PORT = "USB port"
-    SCSI_TARGET = "SCSI target"
-    FLOPPY_DRIVE = "floppy drive"
-    CHANNEL_PORT = "virtio-serial port"
+    VIDEO = "slots for graphics"
+    NETWORK = "slots for networks"
+    DISK = "slots for disks"
+    SCSI = "slots for SCSI controllers"
+    AHCI = "slots for SATA controllers"
+    USB = "slots for USB controllers"
+    CHANNELS = "slots for virtio-serial"
+    BALLOON = "slots for balloons"
+    RNG = "slots for random number generators"
+    WATCHDOG = "slots for watchdogs"
+    PANIC = "slots for panic devices"
+    VSOCK = "slots for vsock devices"
+    INPUT = "slots for input devices"
+    ISA = "places on the ISA bus"
+    SATA_PORT = "SATA ports"
+    IDE_PORT = "IDE ports"
+    USB_PORT = "USB ports"
+    SCSI_TARGET = "SCSI targets"
+    FLOPPY_DRIVE = "floppy drives"
+    CHANNEL_PORT = "virtio-serial ports"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 from math import prod
 from typing import Annotated, Any, Final
 
@@ -15,9 +14,10 @@ from kvmctl.plan.facts import QemuFacts
 from kvmctl.plan.option import Option, keyval, keyvals
 from kvmctl.spec.context import Context, Lowered
 from kvmctl.spec.model import Int, Model, Str, reject, why
+from kvmctl.spec.words import did_you_mean
 
-_FEATURE: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-_FEATURE_VALUE: Final = re.compile(r"[A-Za-z0-9_.+-]+")
+_FEATURE: Final = r"[a-z0-9][a-z0-9_.-]*"
+_FEATURE_VALUE: Final = r"[A-Za-z0-9_.+-]+"
 _HOST_MODELS: Final = frozenset({"host", "max"})
 
 
@@ -26,14 +26,12 @@ def _parse_features(value: Any) -> dict[str, bool | int | str]:
         raise reject("must be a table of CPU features", allowed="like { arch-capabilities = false }")
     for name, setting in value.items():
         # QEMU splits -cpu at every comma and knows no way to write one, so none may get there.
-        if not isinstance(name, str) or not _FEATURE.fullmatch(name):
-            raise reject(
-                f"{name!r} is not a CPU feature's name", allowed="lower-case letters, digits, '-', '_' and '.'"
-            )
-        if not isinstance(setting, bool | int) and not (isinstance(setting, str) and _FEATURE_VALUE.fullmatch(setting)):
-            raise reject(
-                f"{setting!r} is no setting for the CPU feature {name!r}", allowed="true, false, a number or a word"
-            )
+        if not re.fullmatch(_FEATURE, str(name)):
+            raise reject(f"{name!r} is not a CPU feature's name", allowed="lower-case letters, digits, '-', '_', '.'")
+        is_word = isinstance(setting, str) and re.fullmatch(_FEATURE_VALUE, setting)
+        if not (is_word or isinstance(setting, bool | int)):
+            message = f"{setting!r} is no setting for the CPU feature {name!r}"
+            raise reject(message, allowed="true, false, a number or a word")
     return value
 
 
@@ -128,6 +126,4 @@ def _problems(cpu: Cpu, ctx: Context) -> Iterator[Problem]:
 
 
 def _nearest(model: str, qemu: QemuFacts) -> str:
-    near = get_close_matches(model, sorted(qemu.cpu_models), n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{hint}see them: {qemu.path} -cpu help"
+    return f"{did_you_mean(model, sorted(qemu.cpu_models))}see them: {qemu.path} -cpu help"

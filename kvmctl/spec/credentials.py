@@ -18,11 +18,11 @@ from kvmctl.plan.model import Input, StoreSecret
 from kvmctl.plan.option import Option, keyvals
 from kvmctl.spec.context import Context, Lowered, join
 from kvmctl.spec.hostpath import HostPath
-from kvmctl.spec.model import Model, Str, reject
+from kvmctl.spec.model import AlsoTakes, Model, Str, reject
 from kvmctl.spec.smbios import oem_string
 from kvmctl.spec.units import Variable, has_control_characters
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
+_NAME: Final = r"[A-Za-z0-9_.-]+"
 _FW_CFG_DIRECTORY: Final = "opt/io.systemd.credentials/"
 _FW_CFG_MAX: Final = 55
 """Characters in the name of a fw_cfg file (include/standard-headers/linux/qemu_fw_cfg.h)."""
@@ -45,12 +45,12 @@ def _parse(value: Any) -> Any:
     if not isinstance(value, dict):
         raise reject("must be a table of credentials by name", allowed="like { 'ssh.authorized_keys.root' = '...' }")
     for name in value:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not re.fullmatch(_NAME, name):
             raise reject(f"{name!r} is no credential's name", allowed="letters, digits, '_', '.' and '-'")
     return {name: {"value": item} if isinstance(item, str) else item for name, item in value.items()}
 
 
-Credentials: TypeAlias = Annotated[dict[str, Credential], BeforeValidator(_parse)]
+Credentials: TypeAlias = Annotated[dict[str, Annotated[Credential, AlsoTakes("string")]], BeforeValidator(_parse)]
 
 
 def lower(credentials: Mapping[str, Credential], ctx: Context) -> Lowered:

@@ -19,6 +19,7 @@ from kvmctl.plan.option import Option, Value, jsonopt, keyval, text
 from kvmctl.spec.context import Context, Lowered
 from kvmctl.spec.hostpath import anchor_path, base_of
 from kvmctl.spec.model import reject
+from kvmctl.spec.words import did_you_mean
 
 _KINDS: Final = ("bios", "uefi", "uefi-secure")
 _ROM_SUFFIXES: Final = (".rom", ".bin", ".fd")
@@ -30,7 +31,7 @@ def _parse(value: Any, info: ValidationInfo) -> str:
     if not isinstance(value, str) or "/" not in value:
         is_known = value in _KINDS or (isinstance(value, str) and value.endswith(_ROM_SUFFIXES))
         if not is_known:
-            raise reject("is no firmware", allowed=_ALLOWED)
+            raise reject("is no firmware", allowed=did_you_mean(value, _KINDS) + _ALLOWED)
     return value if "/" not in value else anchor_path(value, base_of(info))
 
 

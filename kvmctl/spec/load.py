@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import posixpath
 import re
 import tomllib
 from collections.abc import Mapping, MutableMapping
@@ -14,7 +13,7 @@ import tomlkit
 from pydantic import ValidationError
 
 from kvmctl.errors import NotFound, Problem, SpecError, StateError
-from kvmctl.spec.machine import Machine
+from kvmctl.spec.machine import Machine, stem_of
 from kvmctl.spec.problems import problems_of
 
 Format: TypeAlias = Literal["toml", "json"]
@@ -62,18 +61,15 @@ def parse(text: str, *, source: str, base: str, format: Format = "toml") -> Mach
 
 def from_mapping(spec: Mapping[str, Any], *, source: str, base: str) -> Machine:
     """The machine that a mapping describes, as `parse`."""
-    named = {"name": stem(source), **spec}
+    named = {"name": stem_of(source), **spec}
     try:
         machine = Machine.model_validate(named, context={"base": base})
     except ValidationError as error:
-        raise SpecError(source, [_of_stem(problem, spec) for problem in problems_of(error, Machine)]) from None
+        raise SpecError(
+            source, [_of_stem(problem, spec) for problem in problems_of(error, Machine, spec=named)]
+        ) from None
     machine._source = source  # noqa: SLF001  # the one thing a machine knows that no spec says
     return machine
-
-
-def stem(source: str) -> str:
-    """The name of a machine whose spec gives none: that of its file."""
-    return posixpath.splitext(posixpath.basename(source))[0]
 
 
 def _of_stem(problem: Problem, spec: Mapping[str, Any]) -> Problem:
@@ -83,14 +79,14 @@ def _of_stem(problem: Problem, spec: Mapping[str, Any]) -> Problem:
     return Problem("name", f"is missing, and the file's own name {problem.message}", problem.given, problem.allowed)
 
 
-_TOML_PLACE: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+_TOML_PLACE: Final = r"(?s)(.*) \(at (?:line (\d+), column (\d+)|end of document)\)"
 
 
 def _read(text: str, *, source: str, format: Format) -> dict[str, Any]:  # noqa: A002
     try:
         return tomllib.loads(text) if format == "toml" else _read_json(text)
     except tomllib.TOMLDecodeError as error:
-        match = _TOML_PLACE.fullmatch(str(error))
+        match = re.fullmatch(_TOML_PLACE, str(error))
         message, line, column = match.groups() if match else (str(error), None, None)
         place = f"line {line}, column {column}" if line else "the end of the file"
         problem = Problem("", f"is not TOML at {place}: {message[:1].lower()}{message[1:]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from posixpath import basename, splitext
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo
@@ -17,10 +18,11 @@ from kvmctl.spec.credentials import Credentials
 from kvmctl.spec.devices import Devices
 from kvmctl.spec.firmware import Firmware
 from kvmctl.spec.hostpath import anchor_path, base_of
-from kvmctl.spec.memory import Memory, sized
-from kvmctl.spec.model import Bool, Int, Model, Str
+from kvmctl.spec.ids import ids_problems
+from kvmctl.spec.memory import Memory
+from kvmctl.spec.model import AlsoTakes, Bool, Int, Model, Str, table_of
 from kvmctl.spec.smbios import Smbios
-from kvmctl.spec.units import Line, MachineName, Uuid, has_control_characters
+from kvmctl.spec.units import SIZE_FORMS, Line, MachineName, Uuid, has_control_characters
 
 
 def _parse_qemu(value: Any, info: ValidationInfo) -> str:
@@ -38,6 +40,11 @@ class Pci(Model):
         le=32,
         description="Empty pcie-root-ports on q35, one for each device plugged in while it runs.",
     )
+
+
+def stem_of(source: str) -> str:
+    """A file's name without its directory and suffix."""
+    return splitext(basename(source))[0]
 
 
 class Machine(Devices):
@@ -62,22 +69,24 @@ class Machine(Devices):
     )
     acpi: Bool = Field(default=True, description="ACPI: the power button, and most ways of plugging.")
     cpus: Int = Field(default=1, ge=1, le=4096, description="CPUs at boot.")
-    cpu: Cpu = Field(default=Cpu(), description="The CPUs' model and topology.")
-    memory: Annotated[Memory, BeforeValidator(sized)] = Field(
-        default=Memory(), description="The memory: its size ('2GiB'), or a table of more."
+    cpu: Cpu = Field(default={}, validate_default=True, description="The CPUs' model and topology.")
+    memory: Annotated[Memory, table_of("size", str, int, kind="a size"), AlsoTakes(SIZE_FORMS)] = Field(
+        default={}, validate_default=True, description="The memory: its size ('2GiB'), or a table of more."
     )
     firmware: Firmware = Field(
         default="bios",
         description="'bios', 'uefi', 'uefi-secure' (enforcing, with the usual keys), the name of a ROM that comes with "
         "QEMU ('qboot.rom'), or a path to one.",
     )
-    boot: Boot = Field(default=Boot(), description="What is started, and in which order.")
-    clock: Clock = Field(default=Clock(), description="The clock.")
-    smbios: Smbios = Field(default=Smbios(), description="What the guest reads of its hardware's maker.")
+    boot: Boot = Field(default={}, validate_default=True, description="What is started, and in which order.")
+    clock: Clock = Field(default={}, validate_default=True, description="The clock.")
+    smbios: Smbios = Field(
+        default={}, validate_default=True, description="What the guest reads of its hardware's maker."
+    )
     credentials: Credentials = Field(
         default_factory=dict, description="systemd credentials by name: text, or { file = ... } or { env = ... }."
     )
-    pci: Pci = Field(default=Pci(), description="The PCI buses.")
+    pci: Pci = Field(default={}, validate_default=True, description="The PCI buses: what is kept free on them.")
     on_poweroff: Literal["poweroff", "pause"] = Field(
         default="poweroff", description="When the guest powers off: QEMU ends, or stays paused to be looked at."
     )
@@ -99,10 +108,16 @@ class Machine(Devices):
         """The file the machine was read from."""
         return self._source
 
+    @property
+    def stem(self) -> str:
+        """The name of that file, which is the machine's unless it is given one."""
+        return stem_of(self._source)
+
     def contradictions(self) -> Iterator[Problem]:
         """What is wrong among the tables."""
         yield from self.cpu.topology_problems(self.cpus)
         yield from booting.order_problems(self.boot, self)
+        yield from ids_problems(self)
         yield from self._twins()
         yield from self._stray_arguments()
 

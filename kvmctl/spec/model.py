@@ -6,12 +6,22 @@ told by `Model.contradictions`, all of it at once and each with its own key. May
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictBool, StrictInt, StrictStr, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from kvmctl.errors import Problem
 
@@ -57,24 +67,42 @@ def why(model: Model, field: str, key: str, *, default: str) -> str:
     return key if model.gives(field) else f"default: {default}"
 
 
+@dataclass(frozen=True, slots=True)
+class AlsoTakes:
+    """Adds to the JSON Schema of a table the `forms` of plain values that stand for one."""
+
+    forms: tuple[JsonSchemaValue, ...]
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The table or one of the plain values."""
+        return {"anyOf": [handler(schema), *self.forms]}
+
+
 def _switched(value: Any) -> Any:
     if value is True:
         return {}
-    return None if value is False else value
+    if value is False or value is None:
+        return None
+    return _table(value, or_else="true, false")
 
 
-@dataclass(frozen=True, slots=True)
-class Also:
-    """Tells the JSON Schema of a form that a validator takes besides those of the field's own type."""
+def table_of(field: str, *plain: type, kind: str) -> BeforeValidator:
+    """Lets a value of a `plain` type, in words a `kind`, stand for a table that has only `field`."""
 
-    form: Mapping[str, Any]
+    def widen(value: Any) -> Any:
+        is_plain = isinstance(value, plain) and not isinstance(value, bool)
+        return {field: value} if is_plain else _table(value, or_else=kind)
 
-    def __get_pydantic_json_schema__(self, core: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """The field's own schema or the form; called by pydantic."""
-        return {"anyOf": [handler(core), dict(self.form)]}
+    return BeforeValidator(widen)
+
+
+def _table(value: Any, *, or_else: str) -> Any:
+    if not isinstance(value, Mapping | Model):
+        raise reject(f"must be {or_else} or a table")
+    return value
 
 
 _M = TypeVar("_M")
 
-Switch = Annotated[_M | None, BeforeValidator(_switched), Also({"type": "boolean"})]
+Switch = Annotated[_M | None, BeforeValidator(_switched), AlsoTakes(({"type": "boolean"},))]
 """A table that ``true`` gives with its defaults and ``false`` leaves out."""

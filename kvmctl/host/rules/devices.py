@@ -59,7 +59,8 @@ def check_iommu(survey: Survey) -> Iterator[Finding]:
         fix = "switch on VT-d in the firmware's setup and add intel_iommu=on to the kernel's command line"
     else:
         fix = "switch on the IOMMU (AMD-Vi) in the firmware's setup"
-    yield Finding("iommu.absent", "note", text, fix)
+    place = "on the host: " if survey.system.container else ""
+    yield Finding("iommu.absent", "note", text, place + fix)
 
 
 def _explain(survey: Survey, node: Node, name: str, *, loss: str, module: str, level: Level) -> Finding:

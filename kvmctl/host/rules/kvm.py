@@ -24,6 +24,10 @@ _GIFT_OF: Final = {
     "systemd-nspawn": "systemd-nspawn --bind=/dev/kvm --property='DeviceAllow=/dev/kvm rw' ...",
 }
 """How each kind of container is given the device."""
+_UDEV_RULE: Final = (
+    """echo 'KERNEL=="kvm", GROUP="kvm", MODE="0660"' | sudo tee /etc/udev/rules.d/65-kvm.rules && """
+    "sudo udevadm control --reload && sudo udevadm trigger /dev/kvm"
+)
 _OWNER_RW: Final = 0o600
 _GROUP_RW: Final = 0o060
 _OTHER_RW: Final = 0o006
@@ -188,26 +192,30 @@ def _explain_denial(survey: Survey) -> Finding:
         text = f"{user.name} may open /dev/kvm by its mode, and yet is refused: a container's device rules, or SELinux"
         fix = _GIFT_OF.get(survey.system.container, "see what the kernel says: sudo dmesg | grep -i denied")
         return Finding("kvm.forbidden", "warning", text, fix)
-    whose = f"/dev/kvm belongs to {node.owner}:{node.group}, mode {node.mode}"
-    now = f"sudo setfacl -m u:{user.name}:rw /dev/kvm (until the next boot)"
-    if int(node.mode, 8) & _GROUP_RW != _GROUP_RW:
-        rule = """echo 'KERNEL=="kvm", GROUP="kvm", MODE="0660"' | sudo tee /etc/udev/rules.d/65-kvm.rules"""
-        fix = f"{now}; for good: {rule}, and add yourself to the group: sudo usermod -aG kvm {user.name}"
-        return Finding("kvm.denied", "warning", f"No permission to open /dev/kvm: {whose}", fix)
-    if node.group in user.member_of:
+    is_for_group = _grants(node, _GROUP_RW)
+    if is_for_group and node.group in user.member_of:
         text = f"{user.name} is in the group {node.group}, but this session began before that"
         return Finding("kvm.denied-until-login", "warning", text, f"log out and in again, or: newgrp {node.group}")
-    fix = f"sudo usermod -aG {node.group} {user.name}, and log in again; at once: {now}"
-    return Finding("kvm.denied", "warning", f"No permission to open /dev/kvm: {whose}", fix)
+    text = f"No permission to open /dev/kvm: it belongs to {node.owner}:{node.group}, mode {node.mode}"
+    if not _cpu_flag(survey):
+        text += " (and the CPU shows neither vmx nor svm: an ordinary guest would not run under it)"
+    group = node.group if is_for_group else "kvm"
+    join = f"sudo usermod -aG {group} {user.name}, and log in again"
+    at_once = f"until the next boot: sudo setfacl -m u:{user.name}:rw /dev/kvm"
+    return Finding("kvm.denied", "warning", text, f"{'' if is_for_group else f'{_UDEV_RULE}; '}{join}; {at_once}")
 
 
 def _permits(node: Permissions, user: User) -> bool:
-    mode = int(node.mode, 8)
-    if user.uid == 0 or mode & _OTHER_RW == _OTHER_RW:
+    """Whether the mode alone lets `user` open the node."""
+    if user.uid == 0:
         return True
     if node.owner == user.name:
-        return mode & _OWNER_RW == _OWNER_RW
-    return node.group in user.groups and mode & _GROUP_RW == _GROUP_RW
+        return _grants(node, _OWNER_RW)
+    return _grants(node, _GROUP_RW if node.group in user.groups else _OTHER_RW)
+
+
+def _grants(node: Permissions, bits: int) -> bool:
+    return int(node.mode, 8) & bits == bits
 
 
 def _explain_breakage(survey: Survey, facts: KvmFacts) -> Finding:

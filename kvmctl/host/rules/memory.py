@@ -19,7 +19,7 @@ def check_memory(survey: Survey) -> Iterator[Finding]:
     text = f"{_size(memory.available)} of {_size(memory.total)} memory are available{limit}"
     usable = min(memory.available, memory.limit if memory.limit is not None else memory.available)
     if usable < _LITTLE:
-        yield Finding("memory.little", "warning", text, "end something, or give machines less memory")
+        yield Finding("memory.little", "warning", text, "stop other programs, or give machines less memory")
     else:
         yield Finding("memory.enough", "ok", text)
 
@@ -62,18 +62,23 @@ def check_cgroups(survey: Survey) -> Iterator[Finding]:
         case "v2" if groups.is_writable:
             yield Finding("cgroups.v2", "ok", f"Control groups are of version 2 ({names}), and may be made here")
         case "v2":
-            fix = "run it in a scope of its own: systemd-run --user --scope -p Delegate=yes ..."
+            whose = "" if survey.user.uid == 0 else " --user"
+            scope = f"run it in a scope of its own: systemd-run{whose} --scope -p Delegate=yes ..."
+            fix = "" if survey.system.container else scope
             yield Finding("cgroups.v2-fixed", "note", f"Control groups are of version 2 ({names}), and fixed here", fix)
 
 
 def check_runtime_dir(survey: Survey) -> Iterator[Finding]:
-    """Whether the sockets of running machines outlive the login session."""
-    directory = survey.runtime
-    if not directory.is_volatile or directory.lingers:
+    """Whether running machines have a place for their sockets, and whether it outlives the login session."""
+    directory, name = survey.runtime, survey.user.name
+    if not directory.is_writable:
+        text = f"Running machines would keep their files in {directory.path}, where {name} may not write"
+        yield Finding("runtime.not-writable", "problem", text, "set KVMCTL_RUNTIME_DIR to a directory of your own")
+    elif directory.is_volatile and not directory.lingers:
+        text = f"Running machines keep their files in {directory.path}, which vanishes when {name} logs out"
+        yield Finding("runtime.volatile", "warning", text, f"loginctl enable-linger {name}")
+    else:
         yield Finding("runtime.lasting", "ok", f"Running machines keep their files in {directory.path}")
-        return
-    text = f"Running machines keep their files in {directory.path}, which vanishes when {survey.user.name} logs out"
-    yield Finding("runtime.volatile", "warning", text, f"loginctl enable-linger {survey.user.name}")
 
 
 def _size(count: int) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvmctl.host.finding import Finding
+from kvmctl.host.finding import Finding, Level
 from kvmctl.host.programs import PROGRAMS, QEMU_PACKAGES, UEFI_PACKAGES, install_command
 from kvmctl.host.record import Survey
+from kvmctl.host.rules.kvm import facts_of
+from kvmctl.plan.facts import choose_accel
 from kvmctl.plan.features import Feature
 
 
@@ -28,16 +30,23 @@ def check_qemu(survey: Survey) -> Iterator[Finding]:
             package = f" ({qemu.package})" if qemu.package else ""
             kinds = f"{qemu.machines} machine types, {qemu.devices} devices, {qemu.cpu_models} CPU models"
             accelerators = ", ".join(qemu.accelerators)
-            text = f"QEMU {qemu.version}{package} at {qemu.path}: {kinds}; accelerators {accelerators}"
+            features = ", ".join(qemu.features) or "nothing optional"
+            text = f"QEMU {qemu.version}{package} at {qemu.path}: {kinds}; accelerators {accelerators}; has {features}"
             yield Finding("qemu.usable", "ok", text)
 
 
 def check_accelerators(survey: Survey) -> Iterator[Finding]:
     """What this build of QEMU can accelerate with."""
     qemu = survey.qemu
-    if qemu.state == "usable" and "kvm" not in qemu.accelerators:
-        text = f"{qemu.path} was built without KVM, so machines are emulated"
-        yield Finding("qemu.no-kvm", "warning", text, install_command(QEMU_PACKAGES, family=survey.system.family))
+    if qemu.state != "usable":
+        return
+    install = install_command(QEMU_PACKAGES, family=survey.system.family)
+    if "kvm" not in qemu.accelerators:
+        yield Finding("qemu.no-kvm", "warning", f"{qemu.path} was built without KVM, so machines are emulated", install)
+    elif "tcg" not in qemu.accelerators:
+        level: Level = "note" if choose_accel(facts_of(survey)).accel == "kvm" else "problem"
+        text = f"{qemu.path} was built without TCG: machines run under KVM or not at all"
+        yield Finding("qemu.no-tcg", level, text, install)
 
 
 def check_build(survey: Survey) -> Iterator[Finding]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from kvmctl.spec.context import At, Context, Lowered, join
 from kvmctl.spec.devices.agent import Agent
@@ -19,11 +19,11 @@ from kvmctl.spec.devices.network_user import UserNetwork
 from kvmctl.spec.devices.panic import Panic
 from kvmctl.spec.devices.rng import Rng
 from kvmctl.spec.devices.serial import Channel, Serial, VirtioConsole
-from kvmctl.spec.devices.video import Video, modelled
+from kvmctl.spec.devices.video import Video, VideoModel
 from kvmctl.spec.devices.vnc import Vnc
 from kvmctl.spec.devices.vsock import Vsock
 from kvmctl.spec.devices.watchdog import Watchdog
-from kvmctl.spec.model import Model, Switch
+from kvmctl.spec.model import AlsoTakes, Model, Switch, table_of
 
 Network: TypeAlias = Annotated[
     UserNetwork | TapNetwork | StreamNetwork | DgramNetwork | NoNetwork, Field(discriminator="type")
@@ -35,21 +35,30 @@ class Devices(Model):
 
     networks: tuple[Network, ...] = Field(default=(), description="Network cards.")
     disks: tuple[Disk, ...] = Field(default=(), description="Disks, CD drives and floppy drives.")
-    serials: tuple[Serial, ...] = Field(default=(Serial(),), description="Serial ports; the first is the console.")
+    serials: tuple[Serial, ...] = Field(
+        default=[{}], validate_default=True, description="Serial ports; the first is the console."
+    )
     consoles: tuple[VirtioConsole, ...] = Field(default=(), description="Virtio consoles, /dev/hvc0 and on.")
-    agent: Switch[Agent] = Field(default=Agent(), description="The guest agent's channel; false leaves it out.")
+    agent: Switch[Agent] = Field(
+        default=True, validate_default=True, description="The guest agent's channel; false leaves it out."
+    )
     channels: tuple[Channel, ...] = Field(default=(), description="Named streams between host and guest.")
-    balloon: Switch[Balloon] = Field(default=Balloon(), description="The memory balloon; false leaves it out.")
-    rng: Switch[Rng] = Field(default=Rng(), description="The random number generator; false leaves it out.")
-    panic: Switch[Panic] = Field(default=Panic(), description="The panic device; false leaves it out.")
+    balloon: Switch[Balloon] = Field(
+        default=True, validate_default=True, description="The memory balloon; false leaves it out."
+    )
+    rng: Switch[Rng] = Field(
+        default=True, validate_default=True, description="The random number generator; false leaves it out."
+    )
+    panic: Switch[Panic] = Field(
+        default=True, validate_default=True, description="The panic device; false leaves it out."
+    )
     watchdog: Switch[Watchdog] = Field(default=None, description="A watchdog; true gives the usual one.")
     vsock: Vsock | None = Field(default=None, description="Sockets between host and guest without a network.")
-    video: Annotated[Video, BeforeValidator(modelled)] = Field(
-        default=Video(), description="The graphics card: its model ('std'), or a table."
+    video: Annotated[Video, table_of("model", str, kind="a model"), AlsoTakes(({"enum": get_args(VideoModel)},))] = (
+        Field(default={}, validate_default=True, description="The graphics card: its model ('std'), or a table.")
     )
-    inputs: tuple[Input, ...] = Field(
-        default=(Input(type="tablet"), Input(type="keyboard")),
-        description="Keyboards, mice and tablets; with VNC a tablet unless given.",
+    inputs: tuple[Input, ...] | None = Field(
+        default=None, description="Keyboards, mice and tablets; unless given, a tablet where there is VNC."
     )
     vnc: Switch[Vnc] = Field(default=None, description="The VNC server; true is one on a Unix socket.")
 
@@ -65,8 +74,8 @@ def placed(devices: Devices) -> Iterator[tuple[Device, At]]:
         value = getattr(devices, field)
         is_given = devices.gives(field)
         if isinstance(value, Device):
-            yield value, At(field, 0, is_given, field if is_given else f"default: {value.reason}")
+            yield value, At(field, 0, field if is_given else f"default: {value.reason}")
         elif isinstance(value, tuple):
             for index, device in enumerate(value):
                 key = f"{field}[{index}]"
-                yield device, At(key, index, is_given, key if is_given else f"default: {device.reason}")
+                yield device, At(key, index, key if is_given else f"default: {device.reason}")

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from kvmctl.errors import Problem
 from kvmctl.plan import model as plan
+from kvmctl.plan.features import Feature
 from kvmctl.plan.option import Option, Value, keyval
 from kvmctl.spec.context import At, Context, Lowered, Part, Platform, Seat
 from kvmctl.spec.devices import controllers, diskbus
@@ -131,13 +132,13 @@ class Disk(Device):
             return "raw"
         return next((form for suffix, form in _FORMAT_BY_SUFFIX.items() if self.path.endswith(suffix)), None)
 
-    def name(self, index: int) -> str:
+    def device_id(self, index: int) -> str:
         """The drive's id in QEMU."""
         return self.id or f"disk{index}"
 
     def lower(self, ctx: Context, at: At) -> Lowered:
         """The block nodes, the device, and the image to be made or looked at."""
-        name = self.name(at.index)
+        name = self.device_id(at.index)
         made = join(ctx.paths.disks, f"{name}.{self.image_format}") if self.size is not None else None
         path = self.path or made
         drive = self._floppy(ctx, at, name=name) if self.device == "floppy" else self._drive(ctx, at, name=name)
@@ -196,6 +197,7 @@ class Disk(Device):
         return Lowered(
             shared=((controllers.iothread(thread, at),) if thread else ()) + shared,
             parts=(Part(diskbus.SEATS[bus], body, at.key, at.why, on=shared[0].id if shared else ""),),
+            problems=_thread_problems(ctx, at) if thread else (),
         )
 
     def bus_on(self, platform: Platform) -> Bus:
@@ -221,3 +223,10 @@ def _floppy_boot(ctx: Context, at: At) -> tuple[Option, ...]:
     if index is None:
         return ()
     return (keyval("global", driver="isa-fdc", property="bootindexA", value=index, why=at.why),)
+
+
+def _thread_problems(ctx: Context, at: At) -> tuple[Problem, ...]:
+    if ctx.platform != "microvm" or ctx.accel == "kvm" or Feature.MMIO_IOTHREAD in ctx.qemu.features:
+        return ()
+    message = f"QEMU {ctx.qemu.version_text} has no I/O threads on a microvm without KVM"
+    return (Problem(f"{at.key}.iothread", message, allowed="leave it out, or a newer QEMU"),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -11,32 +11,30 @@ from kvmctl.spec.context import At, Context, Lowered, Part, Seat
 from kvmctl.spec.devices import controllers
 from kvmctl.spec.devices.device import Device
 
+InputType: TypeAlias = Literal["tablet", "keyboard", "mouse"]
+InputBus: TypeAlias = Literal["usb", "virtio"]
+
 _USB: Final = {"tablet": "usb-tablet", "keyboard": "usb-kbd", "mouse": "usb-mouse"}
 
 
 class Input(Device):
     """A keyboard, mouse or tablet besides the PS/2 ones that a PC has."""
 
-    reason: ClassVar[str] = "the pointer is where the viewer's is"
-
-    type: Literal["tablet", "keyboard", "mouse"] = Field(
+    type: InputType = Field(
         description="A tablet reports where the pointer is, so that it follows the viewer's; a mouse how it moved."
     )
-    bus: Literal["usb", "virtio"] | None = Field(
-        default=None, description="How it is attached: usb unless given, virtio on a microvm."
-    )
+    bus: InputBus | None = Field(default=None, description="How it is attached: usb unless given, virtio on a microvm.")
 
     def lower(self, ctx: Context, at: At) -> Lowered:
-        """One device, and the controller it shares. Nobody needs those of the default without a screen."""
-        has_its_own = self.type == "keyboard" and ctx.platform != "microvm"
-        if not at.is_given and (not ctx.has_vnc or has_its_own):
-            return Lowered()
-        body: dict[str, Value] = {"id": f"input{at.index}"}
-        if (self.bus or ("virtio" if ctx.platform == "microvm" else "usb")) == "virtio":
-            virtio = {"driver": ctx.virtio(f"virtio-{self.type}"), **body}
-            return Lowered(parts=(Part(Seat.INPUT, virtio, at.key, at.why),))
-        usb = {"driver": _USB[self.type], **body}
-        return Lowered(
-            shared=(controllers.usb(at),),
-            parts=(Part(Seat.USB_PORT, usb, at.key, at.why, on="usb"),),
-        )
+        """One device, and the controller it shares."""
+        return input_device(self.type, self.bus, ctx, at, index=at.index)
+
+
+def input_device(kind: InputType, bus: InputBus | None, ctx: Context, at: At, *, index: int) -> Lowered:
+    """A device of that kind, on the platform's own bus unless one is given."""
+    body: dict[str, Value] = {"id": f"input{index}"}
+    if (bus or ("virtio" if ctx.platform == "microvm" else "usb")) == "virtio":
+        virtio = {"driver": ctx.virtio(f"virtio-{kind}"), **body}
+        return Lowered(parts=(Part(Seat.INPUT, virtio, at.key, at.why),))
+    part = Part(Seat.USB_PORT, {"driver": _USB[kind], **body}, at.key, at.why, on="usb")
+    return Lowered(shared=(controllers.usb(at),), parts=(part,))

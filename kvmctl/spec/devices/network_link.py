@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from kvmctl.errors import Problem
+from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Port
 from kvmctl.plan.option import Value
 from kvmctl.plan.paths import SUN_PATH_MAX, fits_sun_path
@@ -29,7 +30,7 @@ class StreamNetwork(Nic):
 
     def lower(self, ctx: Context, at: At) -> Lowered:
         """The stream and the card."""
-        body: dict[str, Value] = {"server": self.server, "addr": _address(self.address)}
+        body: dict[str, Value] = {"server": self.server, "addr": _address(self.address), **self._reconnect(ctx)}
         path, host, port = split_endpoint(self.address)
         stream = Lowered(
             options=(self.netdev(at, body),),
@@ -37,6 +38,14 @@ class StreamNetwork(Nic):
             problems=_too_long(self.address, f"{at.key}.address"),
         )
         return stream + self.card(ctx, at)
+
+    def _reconnect(self, ctx: Context) -> dict[str, Value]:
+        """A client that waits for its server, and comes back to it when it was away; 7.2 can do neither."""
+        if self.server:
+            return {}
+        if Feature.STREAM_RECONNECT_MS in ctx.qemu.features:
+            return {"reconnect-ms": 1000}
+        return {"reconnect": 1} if Feature.STREAM_RECONNECT in ctx.qemu.features else {}
 
 
 class DgramNetwork(Nic):

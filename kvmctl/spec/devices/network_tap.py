@@ -48,7 +48,7 @@ class TapNetwork(Nic):
 
     def lower(self, ctx: Context, at: At) -> Lowered:
         """The tap, its helper in the kernel, and the card."""
-        name = self.name(at.index)
+        name = self.device_id(at.index)
         taps = tuple(f"{name}-tap{queue}" for queue in range(self.queues))
         vhosts = tuple(f"{name}-vhost{queue}" for queue in range(self.queues)) if self._uses_vhost(ctx) else ()
         body: dict[str, Value] = {**_fds("fd", taps), "vhost": bool(vhosts), **_fds("vhostfd", vhosts)}

@@ -53,13 +53,13 @@ class Nic(Device):
         if self.queue_pairs > 1 and self.model != "virtio":
             yield Problem("queues", f"an {self.model} has one pair of queues", allowed="model = 'virtio' has more")
 
-    def name(self, index: int) -> str:
+    def device_id(self, index: int) -> str:
         """The card's id in QEMU."""
         return self.id or f"net{index}"
 
     def netdev_id(self, index: int) -> str:
         """The id of what the card is plugged into."""
-        return f"{self.name(index)}-netdev"
+        return f"{self.device_id(index)}-netdev"
 
     def netdev(self, at: At, body: Mapping[str, Value]) -> Option:
         """The ``-netdev`` of type ``kind`` that the card is plugged into."""
@@ -71,7 +71,7 @@ class Nic(Device):
         driver = ctx.virtio("virtio-net") if self.model == "virtio" else self.model
         body: dict[str, Value] = {
             "driver": driver,
-            "id": self.name(at.index),
+            "id": self.device_id(at.index),
             **({"netdev": self.netdev_id(at.index)} if is_connected else {}),
             "mac": mac,
         }
@@ -85,7 +85,7 @@ class Nic(Device):
             body["bootindex"] = index
         return Lowered(
             parts=(Part(Seat.NETWORK, body, at.key, at.why),),
-            networks=(plan.Network(self.name(at.index), self.kind, mac, forwards),),
+            networks=(plan.Network(self.device_id(at.index), self.kind, mac, forwards),),
             problems=self._platform_problems(ctx, at),
         )
 

@@ -49,9 +49,13 @@ class Serial(Device):
     id: Id | None = Field(default=None, description="The port's id in QEMU; 'serial' and its number unless given.")
     log: Bool = Field(default=True, description="Keep everything it prints in a file.")
 
+    def device_id(self, index: int) -> str:
+        """The port's id in QEMU."""
+        return self.id or f"serial{index}"
+
     def lower(self, ctx: Context, at: At) -> Lowered:
         """The stream and the port."""
-        port_id = self.id or f"serial{at.index}"
+        port_id = self.device_id(at.index)
         # The agent, where it is attached to a serial port, has COM2.
         index = at.index + 1 if at.index and ctx.agent_on_serial else at.index
         if index >= COM_PORTS:
@@ -69,9 +73,13 @@ class VirtioConsole(Device):
     id: Id | None = Field(default=None, description="The console's id in QEMU; 'console' and its number unless given.")
     log: Bool = Field(default=True, description="Keep everything it prints in a file.")
 
+    def device_id(self, index: int) -> str:
+        """The console's id in QEMU."""
+        return self.id or f"console{index}"
+
     def lower(self, ctx: Context, at: At) -> Lowered:
         """The stream, the port, and the controller it shares."""
-        console_id = self.id or f"console{at.index}"
+        console_id = self.device_id(at.index)
         body = {"driver": "virtconsole", "id": console_id, "chardev": console_id}
         main = at.index == 0 and not ctx.has_serial
         stream = _console(ctx, at, console_id=console_id, log=self.log, main=main)
@@ -90,9 +98,13 @@ class Channel(Device):
         description="The port's id in QEMU, which also names its socket; 'channel' and its number unless given.",
     )
 
+    def device_id(self, index: int) -> str:
+        """The port's id in QEMU."""
+        return self.id or f"channel{index}"
+
     def lower(self, ctx: Context, at: At) -> Lowered:
         """The stream, the port, and the controller it shares."""
-        port_id = self.id or f"channel{at.index}"
+        port_id = self.device_id(at.index)
         body = {"driver": "virtserialport", "id": port_id, "chardev": port_id, "name": self.name}
         return Lowered(
             options=(listening(port_id, fd=port_id, log=None, why=at.why),),

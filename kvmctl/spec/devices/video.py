@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -11,11 +11,6 @@ from kvmctl.spec.context import At, Context, Lowered, Part, Seat
 from kvmctl.spec.devices.device import Device
 
 VideoModel: TypeAlias = Literal["virtio", "std", "qxl", "cirrus", "none"]
-
-
-def modelled(value: Any) -> Any:
-    """``video = "std"`` as the table it stands for."""
-    return {"model": value} if isinstance(value, str) else value
 
 
 class Video(Device):

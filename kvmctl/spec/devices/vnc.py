@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Annotated, Any, Final, Literal
 
@@ -15,6 +16,7 @@ from kvmctl.plan.option import Option, Value, jsonopt, keyvals
 from kvmctl.plan.paths import SUN_PATH_MAX, fits_sun_path
 from kvmctl.spec.context import At, Context, Lowered
 from kvmctl.spec.devices.device import Device
+from kvmctl.spec.devices.input import input_device
 from kvmctl.spec.hostpath import HostPath
 from kvmctl.spec.model import Bool, reject
 from kvmctl.spec.units import Variable
@@ -93,7 +95,7 @@ class Vnc(Device):
             yield Problem("password_env", "the password is given twice", allowed="password_file or password_env")
         if self.websocket and not self._is_tcp:
             yield Problem("websocket", "browsers can't reach a Unix socket", allowed="address = ... and port = ...")
-        if self.gives("tls_verify") and self.tls is None:
+        if not self.tls_verify and self.tls is None:
             yield Problem("tls_verify", "there is no TLS", allowed="tls = ...")
 
     @property
@@ -112,13 +114,14 @@ class Vnc(Device):
             if self.password_env is None
             else (StoreSecret(self.password_env, password or "", f"{at.key}.password_env"),)
         )
-        return Lowered(
+        server = Lowered(
             options=(*self._objects(at, password), self._server(ctx, at)),
             steps=stored,
             inputs=tuple(self._inputs(at)),
             ports=tuple(self._ports(at)),
             problems=tuple(self._problems(ctx, at)),
         )
+        return server if ctx.has_inputs else server + _pointer(ctx, at)
 
     def _server(self, ctx: Context, at: At) -> Option:
         body: dict[str, Value] = {}
@@ -175,3 +178,10 @@ class Vnc(Device):
             yield Problem(at.key, f"QEMU {ctx.qemu.version_text} ({ctx.qemu.path}) was built without VNC")
         if self.tls is not None and Feature.TLS not in ctx.qemu.features:
             yield Problem(f"{at.key}.tls", f"QEMU {ctx.qemu.version_text} ({ctx.qemu.path}) was built without TLS")
+
+
+def _pointer(ctx: Context, at: At) -> Lowered:
+    """What a viewer needs besides the PS/2 keyboard and mouse of a PC; a microvm has neither."""
+    because = replace(at, why=f"{at.why}: so that the pointer is where the viewer's is")
+    tablet = input_device("tablet", None, ctx, because, index=0)
+    return tablet + input_device("keyboard", None, ctx, at, index=1) if ctx.platform == "microvm" else tablet

@@ -1,0 +1,30 @@
+"""Every way a spec can be wrong, with the words it is told in: tests/data/wrong-specs.txt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import factory
+import pytest
+
+TABLE = Path(__file__).parents[1] / "data/wrong-specs.txt"
+
+
+def read_table(text: str) -> list[tuple[str, list[str]]]:
+    """The specs of the table, each with the problems it must be told to have."""
+    blocks = [block.splitlines() for block in text.strip().split("\n\n") if not block.startswith("#")]
+    return [
+        (
+            "\n".join(line for line in block if not line.startswith("--> ")),
+            [line.removeprefix("--> ") for line in block if line.startswith("--> ")],
+        )
+        for block in blocks
+    ]
+
+
+WRONG = read_table(TABLE.read_text())
+
+
+@pytest.mark.parametrize(("text", "problems"), WRONG, ids=[text.replace("\n", " ")[:70] for text, _ in WRONG])
+def test_a_wrong_spec_is_told_everything_that_is_wrong(text: str, problems: list[str]) -> None:
+    assert factory.rejected(text) == problems
