@@ -25,7 +25,7 @@ async def launch(
     LaunchFailed.
     """
     loaded = load_machine(machine, roots)
-    unique = name or f"{name_of(machine, loaded)[:57]}-{secrets.token_hex(3)}"
+    unique = f"{name_of(machine, loaded)[:57]}-{secrets.token_hex(3)}" if name is None else name
     prepared = prepare(loaded, name=unique, is_captive=True, roots=roots)
     async with starting.run_plan(prepared.plan, prepared.paths) as vm:
         yield vm

@@ -42,7 +42,7 @@ def prepare(
     roots = roots or store.find_roots()
     reference = machine
     machine = load_machine(reference, roots)
-    name = name or name_of(reference, machine)
+    name = name_of(reference, machine) if name is None else name
     paths = roots.machine(name, ephemeral=is_captive)
     host = probe()
     path = find_qemu(machine.qemu, env=os.environ)
