@@ -52,7 +52,7 @@ async def start_all(names: list[str]) -> None:
             "accel": "tcg",
             "memory": "16MiB",
             "firmware": "qboot.rom",
-            "boot": {"kernel": "builtin:tiny"},
+            "boot": {"kernel": "builtin:tiny", "cmdline": "hang"},  # idle: their load is not ours
         }
         async with await kvmctl.start(from_mapping(spec, source=name, base="/")):
             pass
