@@ -30,14 +30,22 @@ _UNKNOWN: Final = MachineType("pc-q35-0.0", None, 0)
 
 
 def compile_plan(
-    machine: Machine, *, host: HostFacts, qemu: QemuFacts, paths: MachinePaths, name: str | None = None
+    machine: Machine,
+    *,
+    host: HostFacts,
+    qemu: QemuFacts,
+    paths: MachinePaths,
+    name: str | None = None,
+    pinned: str | None = None,
 ) -> Plan:
     """The plan of `machine` on this host with this QEMU; `name` outranks the spec's own.
+
+    `pinned` is the machine type it was first started as, which an alias in the spec then stays.
 
     Raises SpecError with every problem at once, and KvmUnavailable when all that is wrong is that KVM was asked for
     and can't be had.
     """
-    found = find_machine_type(machine.machine, qemu)
+    found = find_machine_type(machine.machine, qemu, pinned=pinned)
     kind = found if isinstance(found, MachineType) else _UNKNOWN
     verdict, no_kvm = choose(machine.accel, host, qemu)
     called = name or machine.name

@@ -175,6 +175,11 @@ class MachinePaths:
         return join(self.run, "secrets")
 
     @property
+    def machine_type(self) -> str:
+        """The versioned machine type that a defined machine was first started as, and is from then on."""
+        return join(self.state, "machine-type")
+
+    @property
     def disks(self) -> str:
         """Disk images created for this machine that have no path of their own."""
         return join(self.state, "disks")

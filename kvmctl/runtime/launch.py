@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import start as starting
 from kvmctl.runtime.prepare import load_machine, name_of, prepare
+from kvmctl.runtime.registry import pin
 from kvmctl.runtime.vm import Vm
 from kvmctl.spec.machine import Machine
 
@@ -39,4 +40,6 @@ async def start(
     Raises AlreadyRunning, SpecError, NotFound, HostError, LaunchFailed.
     """
     prepared = prepare(machine, name=name, roots=roots)
-    return await starting.start_plan(prepared.plan, prepared.paths)
+    vm = await starting.start_plan(prepared.plan, prepared.paths)
+    pin(prepared.paths, prepared.plan.machine_type, roots=roots)
+    return vm

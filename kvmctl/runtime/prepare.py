@@ -47,7 +47,8 @@ def prepare(
     host = probe()
     path = find_qemu(machine.qemu, env=os.environ)
     qemu = qemu_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
-    plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name)
+    pinned = None if is_captive else registry.read_pin(paths)
+    plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
     return Prepared(tie(plan, host, qemu) if is_captive else plan, paths)
 
 
