@@ -71,7 +71,7 @@ def begin(plan: Plan, paths: MachinePaths, *, is_captive: bool) -> Beginning:
         undo.callback(claim.abandon)
         history.archive(paths)
         preflight.check(plan)
-        files.write_atomic(paths.plan, plan.dumps().encode())
+        files.write_atomic(paths.plan, plan.dumps().encode(), is_volatile=True)
         steps.carry_out(plan, undo)
         child = spawn(plan, claim)
         return Beginning(plan, paths, claim, child, undo.pop_all())

@@ -120,7 +120,7 @@ def spawn(plan: Plan, claim: Claim) -> Child:
         popen = _exec(plan, paths, opened.numbers, stdin=stdin, inherited=(claim.lock, feed))
         process = Process(popen.pid, os.pidfd_open(popen.pid))
         claim.release_lock()
-        files.write_atomic(paths.pid, b"%d\n" % popen.pid)
+        files.write_atomic(paths.pid, b"%d\n" % popen.pid, is_volatile=True)
         return Child(popen, process, *opened.take_ours())
 
 

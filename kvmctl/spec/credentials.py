@@ -50,7 +50,9 @@ def _parse(value: Any) -> Any:
     return {name: {"value": item} if isinstance(item, str) else item for name, item in value.items()}
 
 
-Credentials: TypeAlias = Annotated[dict[str, Annotated[Credential, AlsoTakes("string")]], BeforeValidator(_parse)]
+Credentials: TypeAlias = Annotated[
+    dict[str, Annotated[Credential, AlsoTakes(({"type": "string"},))]], BeforeValidator(_parse)
+]
 
 
 def lower(credentials: Mapping[str, Credential], ctx: Context) -> Lowered:

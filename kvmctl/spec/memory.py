@@ -30,7 +30,7 @@ class Memory(Model):
     slots: Int | None = Field(
         default=None, ge=1, le=256, description="Slots for memory that is plugged in; 8 unless given, where max is."
     )
-    hugepages: Annotated[ByteSize | None, BeforeValidator(_parse_hugepages), AlsoTakes("boolean")] = Field(
+    hugepages: Annotated[ByteSize | None, BeforeValidator(_parse_hugepages), AlsoTakes(({"type": "boolean"},))] = Field(
         default=None, description="Take huge pages of the host: true for 2MiB ones, or their size."
     )
     source: Literal["anonymous", "memfd", "file"] = Field(

@@ -85,7 +85,10 @@ def known(section: Section) -> Iterator[str]:
     """Every key of a section, and each value it may be chosen from."""
     for key, item in section.get("properties", {}).items():
         yield place(section, key)
-        for form in forms(item):
+        found = list(forms(item))
+        if any("properties" in form for form in found):
+            continue  # its other forms are short for a table, and are its keys' choices
+        for form in found:
             yield from (f"{place(section, key)} = {json.dumps(value)}" for value in form.get("enum", ()))
 
 

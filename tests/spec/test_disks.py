@@ -48,10 +48,16 @@ def test_the_format_is_given_or_told_by_the_name(name: str, form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "driver"), [("/dev/sdb", "host_device"), ("/dev/shm/a.raw", "file"), ("/srv/dev/a.raw", "file")]
+    ("path", "keys", "driver"),
+    [
+        ("/dev/sdb", "", "host_device"),
+        ("/dev/sr0", "device = 'cdrom'", "host_cdrom"),
+        ("/dev/shm/a.raw", "", "file"),
+        ("/srv/dev/a.raw", "", "file"),
+    ],
 )
-def test_block_devices_are_opened_as_such(path: str, driver: str) -> None:
-    made = factory.plan(f"[[disks]]\npath = '{path}'")
+def test_block_devices_are_opened_as_such(path: str, keys: str, driver: str) -> None:
+    made = factory.plan(f"[[disks]]\npath = '{path}'\n{keys}")
     assert factory.body(made, "blockdev", "disk0-file")["driver"] == driver
 
 
@@ -127,6 +133,13 @@ def test_an_io_thread_is_a_disk_s_own_or_shared() -> None:
         "iothread-io",
         "iothread-io",
     ]
+
+
+def test_an_io_thread_of_a_microvm_needs_kvm() -> None:
+    text = "machine = 'microvm'\n[[disks]]\npath = 'a.raw'\niothread = true"
+    told = ["disks[0].iothread: on a microvm it needs KVM, and this machine runs under TCG"]
+    assert factory.rejected(text) == told
+    factory.plan(text, host=factory.host(kvm=factory.KVM))
 
 
 def test_a_disk_with_a_size_is_made_where_it_is_missing() -> None:

@@ -90,7 +90,7 @@ def test_the_tiny_guest_boots_and_obeys(kind: str, facts: QemuFacts, paths: Mach
         with qemu.connect("console") as console:
             qemu.command("cont")
             assert b"cmdline=hello, world" in read_until(console, rb"READY")
-        assert "READY" in Path(paths.console_log).read_text()
+        assert "KVMCTL-TINY" in Path(paths.console_log).read_text()
         with qemu.connect("agent") as agent:
             agent.sendall(b'{"execute":"guest-ping"}\n')
             assert b"return" in read_until(agent, rb"\n")

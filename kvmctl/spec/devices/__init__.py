@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, TypeAlias, get_args
+from typing import Annotated, Final, TypeAlias, get_args
 
 from pydantic import Field
 
@@ -30,6 +30,9 @@ Network: TypeAlias = Annotated[
 ]
 
 
+_VIDEO_MODELS: Final = {"enum": [*get_args(VideoModel)]}
+
+
 class Devices(Model):
     """The devices of a machine. Tables that are on without being written can be switched off: ``balloon = false``."""
 
@@ -54,8 +57,8 @@ class Devices(Model):
     )
     watchdog: Switch[Watchdog] = Field(default=None, description="A watchdog; true gives the usual one.")
     vsock: Vsock | None = Field(default=None, description="Sockets between host and guest without a network.")
-    video: Annotated[Video, table_of("model", str, kind="a model"), AlsoTakes(({"enum": get_args(VideoModel)},))] = (
-        Field(default={}, validate_default=True, description="The graphics card: its model ('std'), or a table.")
+    video: Annotated[Video, table_of("model", str, kind="a model"), AlsoTakes((_VIDEO_MODELS,))] = Field(
+        default={}, validate_default=True, description="The graphics card: its model ('std'), or a table."
     )
     inputs: tuple[Input, ...] | None = Field(
         default=None, description="Keyboards, mice and tablets; unless given, a tablet where there is VNC."

@@ -20,6 +20,7 @@ def block_nodes(
     path: str,
     *,
     image_format: str,
+    is_cd: bool,
     read_only: bool,
     cache: Cache,
     aio: str,
@@ -33,11 +34,22 @@ def block_nodes(
         "cache": {"direct": cache in DIRECT, "no-flush": cache == "unsafe"},
         "discard": discard,
     }
-    protocol = "host_device" if is_block_device(path) else "file"
-    storage = {"driver": protocol, "node-name": f"{node}-file", "filename": path, "aio": aio, **common}
+    storage = {
+        "driver": _protocol(path, is_cd=is_cd),
+        "node-name": f"{node}-file",
+        "filename": path,
+        "aio": aio,
+        **common,
+    }
     image = {"driver": image_format, "node-name": node, "file": f"{node}-file", **common}
     image["detect-zeroes"] = detect_zeroes
     return jsonopt("blockdev", storage, why=why), jsonopt("blockdev", image, why=why)
+
+
+def _protocol(path: str, *, is_cd: bool) -> str:
+    if not is_block_device(path):
+        return "file"
+    return "host_cdrom" if is_cd else "host_device"
 
 
 def is_block_device(path: str) -> bool:

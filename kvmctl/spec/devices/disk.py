@@ -164,6 +164,7 @@ class Disk(Device):
             name,
             path,
             image_format=image_format,
+            is_cd=self.device == "cdrom",
             read_only=self._is_read_only,
             cache=self.cache,
             aio=self.aio,
@@ -217,16 +218,16 @@ class Disk(Device):
         return Lowered(options=_floppy_boot(ctx, at), shared=shared, parts=(part,))
 
 
+def _thread_problems(ctx: Context, at: At) -> tuple[Problem, ...]:
+    """An I/O thread is woken by an eventfd, which older QEMUs have for virtio-mmio from KVM alone."""
+    if ctx.platform == "microvm" and ctx.accel == "tcg" and Feature.MMIO_IOTHREAD not in ctx.qemu.features:
+        return (Problem(f"{at.key}.iothread", "on a microvm it needs KVM, and this machine runs under TCG"),)
+    return ()
+
+
 def _floppy_boot(ctx: Context, at: At) -> tuple[Option, ...]:
     """The boot index of a floppy is its controller's, which on pc is the machine's own."""
     index = ctx.boot_indexes.get(at.key)
     if index is None:
         return ()
     return (keyval("global", driver="isa-fdc", property="bootindexA", value=index, why=at.why),)
-
-
-def _thread_problems(ctx: Context, at: At) -> tuple[Problem, ...]:
-    if ctx.platform != "microvm" or ctx.accel == "kvm" or Feature.MMIO_IOTHREAD in ctx.qemu.features:
-        return ()
-    message = f"QEMU {ctx.qemu.version_text} has no I/O threads on a microvm without KVM"
-    return (Problem(f"{at.key}.iothread", message, allowed="leave it out, or a newer QEMU"),)
