@@ -31,6 +31,8 @@ DEADLINE = 10.0
 """Seconds QEMU has to answer, unless the caller says otherwise."""
 _ASK_SECONDS = 2.0
 """Seconds a monitor has to take the command to quit, before QEMU is told by a signal."""
+_PAGE = 4096
+"""Bytes that a balloon takes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,14 @@ class Vm:
         """What the guest has and says of it."""
         async with self.monitor() as monitor:
             return await ops.query_balloon(monitor)
+
+    async def wait_for_balloon(self, size: int) -> ops.Balloon:
+        """Wait until the guest has `size` bytes, to the page. Raises NotRunning where the machine ends before it."""
+        async for _ in observe.changes(self.paths, self._process):  # BALLOON_CHANGE is in the journal
+            found = await self.balloon()
+            if abs(found.actual - size) < _PAGE:
+                return found
+        raise NotRunning(f"machine {self.name!r} ended before its balloon had changed")
 
     async def screenshot(self, path: str) -> None:
         """Save what the first display shows to `path` as PNG."""
