@@ -115,11 +115,17 @@ def matching(pattern: str, *, kind: str, allowed: str) -> Callable[[Any], str]:
 
 
 _NAME: Final = r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-_NAME_ALLOWED: Final = "1 to 64 letters, digits, '_', '.' and '-', beginning with a letter or digit, without '..'"
+NAME_ALLOWED: Final = "1 to 64 letters, digits, '_', '.' and '-', beginning with a letter or digit, without '..'"
+
+
+def is_machine_name(name: str) -> bool:
+    """Whether a machine may be called `name`."""
+    return re.fullmatch(_NAME, name) is not None
+
 
 MachineName = Annotated[
     str,
-    BeforeValidator(matching(_NAME, kind="a machine's name", allowed=_NAME_ALLOWED)),
+    BeforeValidator(matching(_NAME, kind="a machine's name", allowed=NAME_ALLOWED)),
     WithJsonSchema({"type": "string", "pattern": f"^{_NAME}$"}),
 ]
 """A machine's name: it names directories and is QEMU's ``-name``."""
