@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kvmctl.errors import QmpError as QmpError
     from kvmctl.errors import SpecError as SpecError
     from kvmctl.errors import StateError as StateError
+    from kvmctl.guest.run import ExecResult as ExecResult
     from kvmctl.host.doctor import Report as Report
     from kvmctl.host.doctor import diagnose as diagnose
     from kvmctl.host.finding import Finding as Finding
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from kvmctl.runtime.attach import attach as attach
     from kvmctl.runtime.console import Console as Console
     from kvmctl.runtime.console import open_console as open_console
+    from kvmctl.runtime.describe import Description as Description
+    from kvmctl.runtime.describe import describe as describe
     from kvmctl.runtime.end import Rung as Rung
     from kvmctl.runtime.end import StopResult as StopResult
     from kvmctl.runtime.end import force_stop as force_stop
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
     from kvmctl.runtime.listing import find_machine as find_machine
     from kvmctl.runtime.listing import list_machines as list_machines
     from kvmctl.runtime.listing import machine_names as machine_names
+    from kvmctl.runtime.ops import Balloon as Balloon
     from kvmctl.runtime.prepare import prepare as prepare
     from kvmctl.runtime.reading import Happening as Happening
     from kvmctl.runtime.reading import Log as Log
@@ -86,10 +90,14 @@ if TYPE_CHECKING:
     from kvmctl.runtime.store import find_roots as find_roots
     from kvmctl.runtime.vm import Status as Status
     from kvmctl.runtime.vm import Vm as Vm
+    from kvmctl.runtime.waiting import Condition as Condition
+    from kvmctl.runtime.waiting import parse_condition as parse_condition
+    from kvmctl.runtime.waiting import wait_for as wait_for
     from kvmctl.spec.load import load as load
     from kvmctl.spec.load import parse as parse
     from kvmctl.spec.load import schema as schema
     from kvmctl.spec.machine import Machine as Machine
+    from kvmctl.spec.units import parse_size as parse_size
 
 __version__ = "0.1.0"
 
@@ -122,6 +130,7 @@ _HOME = {
     "Finding": "kvmctl.host.finding",
     "Survey": "kvmctl.host.record",
     "survey": "kvmctl.host.survey",
+    "ExecResult": "kvmctl.guest.run",
     "Plan": "kvmctl.plan.model",
     "render": "kvmctl.plan.option",
     "MachinePaths": "kvmctl.plan.paths",
@@ -131,6 +140,8 @@ _HOME = {
     "attach": "kvmctl.runtime.attach",
     "Console": "kvmctl.runtime.console",
     "open_console": "kvmctl.runtime.console",
+    "Description": "kvmctl.runtime.describe",
+    "describe": "kvmctl.runtime.describe",
     "Rung": "kvmctl.runtime.end",
     "StopResult": "kvmctl.runtime.end",
     "force_stop": "kvmctl.runtime.end",
@@ -145,6 +156,7 @@ _HOME = {
     "find_machine": "kvmctl.runtime.listing",
     "list_machines": "kvmctl.runtime.listing",
     "machine_names": "kvmctl.runtime.listing",
+    "Balloon": "kvmctl.runtime.ops",
     "prepare": "kvmctl.runtime.prepare",
     "Happening": "kvmctl.runtime.reading",
     "Log": "kvmctl.runtime.reading",
@@ -163,10 +175,14 @@ _HOME = {
     "find_roots": "kvmctl.runtime.store",
     "Status": "kvmctl.runtime.vm",
     "Vm": "kvmctl.runtime.vm",
+    "Condition": "kvmctl.runtime.waiting",
+    "parse_condition": "kvmctl.runtime.waiting",
+    "wait_for": "kvmctl.runtime.waiting",
     "load": "kvmctl.spec.load",
     "parse": "kvmctl.spec.load",
     "schema": "kvmctl.spec.load",
     "Machine": "kvmctl.spec.machine",
+    "parse_size": "kvmctl.spec.units",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605  # computed so that the table is the one list

@@ -13,7 +13,7 @@ from kvmctl.plan.facts import HostFacts, MachineType, QemuFacts, Verdict
 from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Guest, Plan
 from kvmctl.plan.option import Option, Value, bare, keyval, keyvals, text
-from kvmctl.plan.paths import BUILTIN_TINY, MachinePaths
+from kvmctl.plan.paths import BUILTIN_TINY, NAME_ALLOWED, MachinePaths, is_name
 from kvmctl.spec import boot, clock, cpu, credentials, devices, firmware, memory, process, smbios
 from kvmctl.spec.boot import Boot
 from kvmctl.spec.checks import clashes
@@ -22,7 +22,7 @@ from kvmctl.spec.machine import Machine, Pci
 from kvmctl.spec.model import why
 from kvmctl.spec.place import place, spare_ports
 from kvmctl.spec.target import choose, find_machine_type, platform_of
-from kvmctl.spec.units import MIB, NAME_ALLOWED, is_machine_name, size_text
+from kvmctl.spec.units import MIB, size_text
 
 _NAMESPACE: Final = bytes.fromhex("9a05ae073ba4cfb6d157e6148cd852ea")
 """kvmctl's own namespace for UUIDs made from names (RFC 9562, version 5)."""
@@ -31,14 +31,22 @@ _UNKNOWN: Final = MachineType("pc-q35-0.0", None, 0)
 
 
 def compile_plan(
-    machine: Machine, *, host: HostFacts, qemu: QemuFacts, paths: MachinePaths, name: str | None = None
+    machine: Machine,
+    *,
+    host: HostFacts,
+    qemu: QemuFacts,
+    paths: MachinePaths,
+    name: str | None = None,
+    pinned: str | None = None,
 ) -> Plan:
     """The plan of `machine` on this host with this QEMU; `name` outranks the spec's own.
+
+    `pinned` is the machine type it was first started as, which an alias in the spec then stays.
 
     Raises SpecError with every problem at once, and KvmUnavailable when all that is wrong is that KVM was asked for
     and can't be had.
     """
-    found = find_machine_type(machine.machine, qemu)
+    found = find_machine_type(machine.machine, qemu, pinned=pinned)
     kind = found if isinstance(found, MachineType) else _UNKNOWN
     verdict, no_kvm = choose(machine.accel, host, qemu)
     called = name or machine.name
@@ -56,7 +64,7 @@ def compile_plan(
 
 def _name_problems(name: str | None) -> Iterator[Problem]:
     """A name that comes from elsewhere than the spec is looked at as closely."""
-    if name is not None and not is_machine_name(name):
+    if name is not None and not is_name(name):
         yield Problem("name", "is not a machine's name", repr(name), NAME_ALLOWED)
 
 
@@ -137,6 +145,10 @@ def _head(machine: Machine, ctx: Context, body: Lowered) -> Iterator[Option]:
     yield keyvals("machine", ctx.machine_type, _machine_body(machine, body), why=_machine_why(machine))
     accel = why(machine, "accel", "accel", default=ctx.accel_reason)
     yield bare("enable-kvm", why=accel) if ctx.accel == "kvm" else keyval("accel", "tcg", why=accel)
+    if ctx.platform == "microvm":
+        # Its buses speak virtio 0.9 unless told, which graphics and input devices and their drivers never learnt.
+        today = "default: today's virtio, as on other machines"
+        yield keyval("global", driver="virtio-mmio", property="force-legacy", value=False, why=today)
 
 
 def _name_why(machine: Machine, ctx: Context) -> str:

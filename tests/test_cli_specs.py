@@ -8,11 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from inotify_simple import INotify, flags
 
 Kvmctl = Callable[..., subprocess.CompletedProcess[str]]
 WITHOUT_QEMU = {"KVMCTL_QEMU": "/nowhere/qemu"}
@@ -100,40 +101,39 @@ def test_argv_prints_one_form_at_a_time(kvmctl: Kvmctl, spec: Spec) -> None:
 def test_the_script_runs_the_machine(kvmctl: Kvmctl, tmp_path: Path, roots: dict[str, str]) -> None:
     tiny = Path(__file__).parent.parent / "machines/tiny.toml"
     script = kvmctl("argv", str(tiny), "--shell").stdout
-    with (tmp_path / "log").open("wb") as log:
+    directory = Path(roots["KVMCTL_RUNTIME_DIR"], "tiny")
+    directory.mkdir(parents=True)
+    with (tmp_path / "log").open("wb") as log, INotify() as changes:
+        changes.add_watch(directory, flags.MODIFY)
         shell = subprocess.Popen(
             ["sh", "-c", script], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
-    try:
-        with socket.socket(socket.AF_UNIX) as monitor:
-            connect(monitor, f"{roots['KVMCTL_RUNTIME_DIR']}/tiny/qmp.sock", shell)
-            stream = monitor.makefile("rw")
-            assert "QMP" in json.loads(stream.readline())
-            stream.write('{"execute": "qmp_capabilities"}{"execute": "query-status"}{"execute": "quit"}')
-            stream.flush()
-            stream.readline()
-            assert json.loads(stream.readline())["return"]["running"]
-        assert shell.wait(30) == 0
-    finally:
-        if shell.poll() is None:
-            os.killpg(shell.pid, signal.SIGKILL)
-            shell.wait()
+        try:
+            wait_ready(changes, directory / "console.log")
+            assert monitor_says(directory / "qmp.sock", "query-status")["running"]
+            assert shell.wait(30) == 0
+        finally:
+            if shell.poll() is None:
+                os.killpg(shell.pid, signal.SIGKILL)
+                shell.wait()
     assert (tmp_path / "log").read_text() == ""
 
 
-def connect(monitor: socket.socket, path: str, shell: subprocess.Popen[bytes]) -> None:
-    """Connect as soon as QEMU, which opens the socket itself here, listens."""
-    monitor.settimeout(30)
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            monitor.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError):
-            assert shell.poll() is None, "the script ended"
-            assert time.monotonic() < deadline, "QEMU does not listen"
-            time.sleep(0.01)
-        else:
-            return
+def wait_ready(changes: INotify, console: Path) -> None:
+    """Until the guest has said that it runs; a minute without a word is too long."""
+    while not console.exists() or "READY" not in console.read_text():
+        assert changes.read(timeout=60_000), "the guest is silent"
+
+
+def monitor_says(path: Path, command: str) -> Any:
+    """What `command` returns; QEMU is told to quit after it."""
+    with socket.socket(socket.AF_UNIX) as monitor:
+        monitor.settimeout(30)
+        monitor.connect(str(path))
+        words = [{"execute": word} for word in ("qmp_capabilities", command, "quit")]
+        monitor.sendall("".join(map(json.dumps, words)).encode())
+        replies = [json.loads(line) for line in monitor.makefile()]
+    return [reply["return"] for reply in replies if "return" in reply][1]
 
 
 def test_validate_names_every_problem_of_every_spec(kvmctl: Kvmctl, spec: Spec) -> None:

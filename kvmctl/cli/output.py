@@ -92,6 +92,17 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Non
     emit("\n".join(lines))
 
 
+def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
+    """Print keys with their values; a key that repeats the one before is left out."""
+    found = [(key, printable(value).replace("\n", " ")) for key, value in pairs]
+    width = max(len(key) for key, _ in found) + 1
+    before = ""
+    for key, value in found:
+        head = "" if key in {"", before} else f"{key}:"
+        emit(f"{head:{width}}  {value}".rstrip())
+        before = key
+
+
 def print_json(document: Mapping[str, object]) -> None:
     """Print `document` as JSON, with the schema's version in front."""
     emit(json.dumps({"schema": SCHEMA, **document}, indent=2, default=_plain))

@@ -32,8 +32,8 @@ GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
         Verb("argv", "argv", "argv", "Print the QEMU command line of a machine, and why each option is there"),
         Verb("define", "define", "define", "Keep a spec under its machine's name"),
         Verb("create", "create", "create", "Write and define a spec from a few options"),
-        Verb("edit", "edit", "edit", "Change a defined machine's spec in an editor"),
-        Verb("rm", "rm", "rm", "Remove a machine: its spec and everything kvmctl made for it"),
+        Verb("edit", "define", "edit", "Change a defined machine's spec in an editor"),
+        Verb("rm", "define", "rm", "Remove a machine: its spec and everything kvmctl made for it"),
     ),
     "Running": (
         Verb("run", "run", "run", "Run a machine in the foreground, its console on this terminal"),

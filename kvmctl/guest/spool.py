@@ -3,8 +3,8 @@
 ``guest-exec`` gives output only when the command has ended, and cuts it at 16 MiB. So the command writes to two files
 in the guest, which the agent reads while it runs:
 
-1. a shell makes a directory that only the agent's user can enter (the agent's own files are for everybody),
-2. the agent makes and opens the two files,
+1. a shell makes the files, for its user only (the agent would make them for everybody),
+2. the agent opens them,
 3. a second shell opens them for the command, removes them, and becomes the command.
 
 The files have no name any more when the command begins, so nothing stays behind whatever becomes of either side, and
@@ -27,22 +27,24 @@ SHELL: Final = "/bin/sh"
 _CHUNK = 65536
 """Bytes read at once; more gains little (measured: 48 to 64 KiB is near the top)."""
 
-_MAKE_DIRECTORY = """
+_MAKE_FILES = """
+umask 077
+set -C
 for place in /var/tmp /tmp /run /dev/shm; do
-    mkdir -m 700 "$place/$1" 2>/dev/null && echo "$place/$1" && exit
+    true >"$place/$1.stdout" && true >"$place/$1.stderr" && echo "$place/$1" && exit
 done
 exit 1
 """
 _BECOME = """
-exec >>"$1/stdout" 2>>"$1/stderr"
-rm -rf "$1"
+exec >>"$1.stdout" 2>>"$1.stderr"
+rm -f "$1.stdout" "$1.stderr"
 shift
 while [ "$1" != -- ]; do export "$1"; shift; done
 shift
 exec "$@"
 """
 _REMOVE = """
-rm -rf "$1"
+rm -f "$1.stdout" "$1.stderr"
 [ -z "$2" ] || kill "$2"
 """
 _FILES = ("stdout", "stderr")
@@ -92,13 +94,14 @@ class Stream:
 class Spool:
     """The place for one command's output, and its two streams."""
 
-    directory: str
+    stem: str
+    """The files' path up to their suffix."""
     streams: tuple[Stream, ...]
 
     def wrap(self, argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
         """`argv` as started by the shell that becomes it; `env` is added to the agent's own environment."""
         exports = [f"{name}={value}" for name, value in env.items()]
-        return [SHELL, "-c", _BECOME, "kvmctl", self.directory, *exports, "--", *argv]
+        return [SHELL, "-c", _BECOME, "kvmctl", self.stem, *exports, "--", *argv]
 
     async def close(self, turn: Turn) -> None:
         """Let the agent forget the files. Raises AgentError and DeadlineExceeded."""
@@ -107,7 +110,7 @@ class Spool:
 
     async def remove(self, turn: Turn, *, kill: int | None = None) -> None:
         """Remove what a command that did not begin has left, and end the one that did."""
-        await _remove(turn, self.directory, kill=kill)
+        await _remove(turn, self.stem, kill=kill)
 
 
 async def find_spool(turn: Turn, puts: Sequence[Callable[[bytes], None]]) -> Spool | None:
@@ -115,35 +118,35 @@ async def find_spool(turn: Turn, puts: Sequence[Callable[[bytes], None]]) -> Spo
 
     Raises AgentError and DeadlineExceeded.
     """
-    directory = await _make_directory(turn)
-    if directory is None:
+    stem = await _make_files(turn)
+    if stem is None:
         return None
     try:
-        streams = [await _open(turn, f"{directory}/{name}", put) for name, put in zip(_FILES, puts, strict=True)]
+        streams = [await _open(turn, f"{stem}.{name}", put) for name, put in zip(_FILES, puts, strict=True)]
     except AgentError as error:
-        if error.error_class:  # guest-file-open is forbidden, or there is no room
-            await _remove(turn, directory)
+        if error.error_class:  # guest-file-open is forbidden there
+            await _remove(turn, stem)
             return None
         raise
-    return Spool(directory, tuple(streams))
+    return Spool(stem, tuple(streams))
 
 
-async def _make_directory(turn: Turn) -> str | None:
+async def _make_files(turn: Turn) -> str | None:
     name = f"kvmctl-{secrets.token_hex(16)}"
     try:
-        end = await run_captured(turn, [SHELL, "-c", _MAKE_DIRECTORY, "kvmctl", name])
+        end = await run_captured(turn, [SHELL, "-c", _MAKE_FILES, "kvmctl", name])
     except AgentError as error:
         if error.error_class == "GenericError":  # it would run commands, but there is no shell
             return None
         raise
-    directory = end.stdout.decode(errors="replace").strip()
-    return directory if end.exit_code == 0 and directory.endswith(f"/{name}") else None
+    stem = end.stdout.decode(errors="replace").strip()
+    return stem if end.exit_code == 0 and stem.endswith(f"/{name}") else None
 
 
 async def _open(turn: Turn, path: str, put: Callable[[bytes], None]) -> Stream:
-    handle = await turn.execute("guest-file-open", {"path": path, "mode": "w+"})
+    handle = await turn.execute("guest-file-open", {"path": path, "mode": "r"})
     return Stream(take({"handle": handle}, "handle", int), put)
 
 
-async def _remove(turn: Turn, directory: str, *, kill: int | None = None) -> None:
-    await run_captured(turn, [SHELL, "-c", _REMOVE, "kvmctl", directory, *([str(kill)] if kill else [])])
+async def _remove(turn: Turn, stem: str, *, kill: int | None = None) -> None:
+    await run_captured(turn, [SHELL, "-c", _REMOVE, "kvmctl", stem, *([str(kill)] if kill else [])])

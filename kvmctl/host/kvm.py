@@ -20,11 +20,15 @@ NEEDED: Final = ("USER_MEMORY", "DESTROY_MEMORY_REGION_WORKS", "JOIN_MEMORY_REGI
 """The capabilities without which QEMU refuses KVM (accel/kvm/kvm-all.c, target/i386/kvm/kvm.c)."""
 
 
+_usable: Final[dict[tuple[object, ...], Device]] = {}
+"""The KVM that passed its self-test in this process, by the identity of its node: it takes longer than all the rest."""
+
+
 def probe(root: Path = ROOT, *, ioctl: Ioctl = system_ioctl) -> HostFacts:
     """Look at this host. Never raises for what it lacks."""
     dev = root / "dev"
     return HostFacts(
-        kvm=kvm_facts(probe_device(str(dev / "kvm"), ioctl=ioctl), read_cpu(root), find_vendor_module(root)),
+        kvm=kvm_facts(_probe_kvm(str(dev / "kvm"), ioctl), read_cpu(root), find_vendor_module(root)),
         vhost_net=probe_vhost(str(dev / "vhost-net"), ioctl=ioctl).state == "usable",
         vhost_vsock=probe_vhost(str(dev / "vhost-vsock"), ioctl=ioctl).state == "usable",
         tun=probe_tun(str(dev / "net/tun"), ioctl=ioctl).state == "usable",
@@ -52,6 +56,22 @@ def kvm_facts(device: Device, cpu: Cpu, module: str) -> KvmFacts:
         cpu_flags=frozenset(cpu.flags),
         module=module,
     )
+
+
+def _probe_kvm(path: str, ioctl: Ioctl) -> Device:
+    """The KVM at `path`; one that was found usable is not tried again until its node or our identity changes."""
+    try:
+        node = os.stat(path)
+    except OSError:
+        return probe_device(path, ioctl=ioctl)
+    identity = (path, node.st_ino, node.st_ctime_ns, os.geteuid(), os.getegid(), *os.getgroups(), ioctl)
+    if identity not in _usable:
+        device = probe_device(path, ioctl=ioctl)
+        if device.state != "usable":
+            return device
+        _usable.clear()
+        _usable[identity] = device
+    return _usable[identity]
 
 
 def _free_hugepages(root: Path) -> dict[int, int]:

@@ -94,7 +94,7 @@ class Entry:
     def save(self, replies: Mapping[str, Any], facts: QemuFacts) -> None:
         """Keeps both, private to the user. Does nothing if the directory can't be written."""
         with suppress(OSError):
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_private(self.directory)
             self._save("replies", {"rules": [FORMAT], "replies": replies})
             self._save("facts", {"rules": _RULES, "facts": facts.dumps()})
 
@@ -112,9 +112,10 @@ class Entry:
         return record if is_ours and record.get("rules") == rules else None
 
     def _save(self, kind: str, content: Mapping[str, Any]) -> None:
-        descriptor, name = tempfile.mkstemp(dir=self.directory, prefix=f".{kind}.")  # 0600 under any umask
+        descriptor, name = tempfile.mkstemp(dir=self.directory, prefix=f".{kind}.")
         temporary = Path(name)
         try:
+            os.fchmod(descriptor, 0o600)  # a umask may have taken bits of ours away
             with open(descriptor, "w", encoding="utf-8") as file:
                 json.dump({"identity": self.identity, **content}, file, separators=(",", ":"))
                 file.flush()
@@ -123,3 +124,12 @@ class Entry:
         except BaseException:
             temporary.unlink()
             raise
+
+
+def _make_private(directory: Path) -> None:
+    """Makes the directory and its missing parents, 0700 whatever the umask."""
+    if not directory.is_dir():
+        _make_private(directory.parent)
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+            directory.chmod(0o700)

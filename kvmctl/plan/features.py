@@ -1,8 +1,8 @@
 """What tells one QEMU from another: one `Feature` and one rule for each, and the only place that compares versions.
 
 A rule asks, in this order of trust: the schema of monitor commands (walked from a command, because introspection masks
-the names of types), the types QEMU can make, the parameters of command-line options. Everywhere else the only legal
-question is ``Feature.X in facts.features``.
+the names of types), the types QEMU can make, the parameters of command-line options, and its version last of all.
+Everywhere else the only legal question is ``Feature.X in facts.features``.
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ class Feature(StrEnum):
     """``-vnc``: built with the VNC server."""
     TLS = "tls"
     """``tls-creds-x509``: built with GnuTLS."""
+    MMIO_IOTHREAD = "mmio-iothread"
+    """I/O threads behind virtio-mmio without KVM (8.2, since QEMU takes ioeventfds for granted)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
     """What the rules may ask about: a QEMU's own words, made easy to search."""
 
+    version: Version
     schema: Schema
     types: frozenset[str]
     options: Mapping[str, frozenset[str]]
@@ -59,6 +62,8 @@ _RULES: Final[Mapping[Feature, Callable[[Known], bool]]] = {
     Feature.SANDBOX: lambda qemu: "sandbox" in qemu.options,
     Feature.VNC: lambda qemu: qemu.schema.find_command("query-vnc") is not None,
     Feature.TLS: lambda qemu: "tls-creds-x509" in qemu.types,
+    # Nothing that a QEMU can be asked tells this: 7.2 says "ioeventfd is required for iothread" when it is too late.
+    Feature.MMIO_IOTHREAD: lambda qemu: qemu.version >= (8, 2, 0),
 }
 
 

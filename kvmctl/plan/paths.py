@@ -7,14 +7,34 @@ directories are 0700 and all files 0600. Paths are strings: they end in command 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from posixpath import dirname, join
 from typing import Final
 
+from kvmctl.errors import NotFound
+
 SUN_PATH_MAX: Final = 107
 """Bytes of a Unix socket's path that ``struct sockaddr_un`` can hold besides the terminating zero
 (``<linux/un.h>``)."""
+
+
+NAME: Final = r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+"""What a machine may be called: its name is the name of directories, and QEMU's ``-name``."""
+NAME_ALLOWED: Final = "1 to 64 letters, digits, '_', '.' and '-', beginning with a letter or digit, without '..'"
+
+
+def is_name(text: str) -> bool:
+    """Whether a machine may be called `text`."""
+    return re.fullmatch(NAME, text) is not None
+
+
+def check_name(name: str) -> str:
+    """`name` itself. Raises NotFound where no machine can be called that."""
+    if not is_name(name):
+        raise NotFound(f"no machine can be called {name!r}", hint=f"A name is {NAME_ALLOWED}.")
+    return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +85,15 @@ class Roots:
         return join(self.cache, "qemu")
 
     def spec(self, name: str) -> str:
-        """A defined machine's spec; the machine is defined by this file being there."""
-        return join(self.machines, f"{name}.toml")
+        """A defined machine's spec; the machine is defined by this file being there. Raises NotFound."""
+        return join(self.machines, f"{check_name(name)}.toml")
 
     def machine(self, name: str, *, ephemeral: bool = False) -> MachinePaths:
-        """The paths of one machine. An ephemeral one keeps its state under its run directory, and both go together."""
-        run = join(self.runtime, name)
+        """The paths of one machine. An ephemeral one keeps its state under its run directory, and both go together.
+
+        Raises NotFound for what can't be a machine's name: nothing else is ever made into a path.
+        """
+        run = join(self.runtime, check_name(name))
         state = join(run, "state") if ephemeral else join(self.state, "machines", name)
         return MachinePaths(name=name, run=run, state=state)
 
@@ -150,6 +173,11 @@ class MachinePaths:
     def secrets(self) -> str:
         """Secrets given by environment, one file each, for QEMU to read."""
         return join(self.run, "secrets")
+
+    @property
+    def machine_type(self) -> str:
+        """The versioned machine type that a defined machine was first started as, and is from then on."""
+        return join(self.state, "machine-type")
 
     @property
     def disks(self) -> str:

@@ -34,15 +34,16 @@ def version_of(reply: Mapping[str, Any]) -> Version:
 def facts_from_replies(replies: Replies, *, path: str) -> QemuFacts:
     """What the replies of the binary at `path` say of it. Raises ValueError if a reply is missing or an error."""
     types = _names(replies, "devices")
+    version = _returned(replies, "version")
     known = Known(
+        version=version_of(version),
         schema=Schema.of(_returned(replies, "schema")),
         types=types | _names(replies, "objects"),
         options=_options(_returned(replies, "options")),
     )
-    version = _returned(replies, "version")
     return QemuFacts(
         path=path,
-        version=version_of(version),
+        version=known.version,
         package=version["package"],
         features=features_of(known),
         machines=tuple(sorted(map(_machine, _returned(replies, "machines")), key=lambda machine: machine.name)),

@@ -35,7 +35,7 @@ class Beginning:
     def succeed(self) -> None:
         """The machine runs: keep what was made. A captive one stays tethered to this process."""
         self.undo.pop_all()
-        self.child.monitor.close()
+        self.child.close_sockets()
         if not self.claim.is_captive:
             self.claim.untether()
 
@@ -57,7 +57,7 @@ class Beginning:
             child.process.wait(_REAP_SECONDS)
         status = child.reap()
         child.process.close()
-        child.monitor.close()
+        child.close_sockets()
         return status if died else None
 
 
@@ -71,7 +71,7 @@ def begin(plan: Plan, paths: MachinePaths, *, is_captive: bool) -> Beginning:
         undo.callback(claim.abandon)
         history.archive(paths)
         preflight.check(plan)
-        files.write_atomic(paths.plan, plan.dumps().encode())
+        files.write_atomic(paths.plan, plan.dumps().encode(), is_volatile=True)
         steps.carry_out(plan, undo)
         child = spawn(plan, claim)
         return Beginning(plan, paths, claim, child, undo.pop_all())

@@ -27,19 +27,24 @@ def make_private_dir(path: str) -> None:
         raise cannot("create the directory", path, error) from error
 
 
-def write_atomic(path: str, data: bytes) -> None:
-    """Write `data` to `path`, 0600: the old content or the new one is there, never half of it. Raises StateError."""
+def write_atomic(path: str, data: bytes, *, is_volatile: bool = False) -> None:
+    """Write `data` to `path`, 0600: the old content or the new one is there, never half of it. Raises StateError.
+
+    What is volatile means nothing after a power cut, and is not waited for until it is on the disk.
+    """
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             os.fchmod(descriptor, 0o600)
             _write_all(descriptor, data)
-            os.fsync(descriptor)
+            if not is_volatile:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         os.rename(temporary, path)
-        sync_dir(os.path.dirname(path))
+        if not is_volatile:
+            sync_dir(os.path.dirname(path))
     except OSError as error:
         with suppress(OSError):
             os.unlink(temporary)
@@ -78,6 +83,14 @@ def read_tail(path: str, *, limit: int) -> str:
     if size > limit:
         data = data.partition(b"\n")[2]
     return data.decode(errors="replace")
+
+
+def size_of(path: str) -> int:
+    """The bytes in `path`; 0 where there is no such file."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def remove_tree(path: str) -> None:

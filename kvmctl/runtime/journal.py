@@ -21,9 +21,9 @@ from kvmctl.runtime.events import Event, parse_lines
 class Tail:
     """The lines of a growing file, each handed out once, when it is whole. No file yet is an empty file."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, offset: int = 0) -> None:
         self._path = path
-        self._offset = 0
+        self._offset = offset
         self._rest = b""
 
     def read(self) -> bytes:

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import start as starting
-from kvmctl.runtime.prepare import load_machine, prepare
+from kvmctl.runtime.prepare import load_machine, name_of, prepare
+from kvmctl.runtime.registry import pin
 from kvmctl.runtime.vm import Vm
 from kvmctl.spec.machine import Machine
 
@@ -24,9 +25,9 @@ async def launch(
     ends with this process, whatever ends that, and nothing of it is left. Raises SpecError, NotFound, HostError,
     LaunchFailed.
     """
-    machine = load_machine(machine, roots)
-    unique = name or f"{machine.name}-{secrets.token_hex(3)}"
-    prepared = prepare(machine, name=unique, is_captive=True, roots=roots)
+    loaded = load_machine(machine, roots)
+    unique = f"{name_of(machine, loaded)[:57]}-{secrets.token_hex(3)}" if name is None else name
+    prepared = prepare(loaded, name=unique, is_captive=True, roots=roots)
     async with starting.run_plan(prepared.plan, prepared.paths) as vm:
         yield vm
 
@@ -39,4 +40,6 @@ async def start(
     Raises AlreadyRunning, SpecError, NotFound, HostError, LaunchFailed.
     """
     prepared = prepare(machine, name=name, roots=roots)
-    return await starting.start_plan(prepared.plan, prepared.paths)
+    vm = await starting.start_plan(prepared.plan, prepared.paths)
+    pin(prepared.paths, prepared.plan.machine_type, roots=roots)
+    return vm

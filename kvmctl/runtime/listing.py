@@ -70,8 +70,8 @@ def find_machine(name: str, roots: Roots | None = None) -> MachineInfo:
 
 def inspect(roots: Roots, name: str, *, is_defined: bool) -> MachineInfo:
     """What can be seen of one machine from its files; a broken one is described, not raised."""
-    paths = roots.machine(name)
     try:
+        paths = roots.machine(name)
         if store.is_alive(paths):
             return _inspect_running(paths, is_defined=is_defined)
         return MachineInfo(name, State.STOPPED, is_defined, exit=history.read_last_exit(paths))

@@ -6,6 +6,7 @@ client before has left. Events are not taken from here: the journal has them all
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Mapping
 from types import TracebackType
@@ -23,6 +24,9 @@ from qemu.qmp import (
 )
 
 from kvmctl.errors import MonitorLost, QmpError
+
+# What goes wrong is raised to whoever asked; without a handler, logging would print it to stderr as well.
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
 
 class Monitor:

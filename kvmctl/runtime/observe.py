@@ -70,6 +70,13 @@ async def follow_events(paths: MachinePaths, process: Process) -> AsyncIterator[
             yield event
 
 
+async def follow_console(paths: MachinePaths, process: Process, *, offset: int) -> AsyncIterator[bytes]:
+    """What the first console prints from byte `offset` on, as it comes, until the machine ends."""
+    tail = Tail(paths.console_log, offset=offset)
+    async for _ in changes(paths, process):
+        yield tail.read()
+
+
 async def wait_for_event(paths: MachinePaths, process: Process, name: str) -> Event:
     """The first event `name` from now on. Raises NotRunning where the machine ends before it."""
     tail = Tail(paths.journal)

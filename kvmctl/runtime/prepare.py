@@ -40,13 +40,15 @@ def prepare(
     is kept for the next command unless `remember` is false. Raises SpecError, NotFound, HostError.
     """
     roots = roots or store.find_roots()
-    machine = load_machine(machine, roots)
-    name = name or machine.name
+    reference = machine
+    machine = load_machine(reference, roots)
+    name = name_of(reference, machine) if name is None else name
     paths = roots.machine(name, ephemeral=is_captive)
     host = probe()
     path = find_qemu(machine.qemu, env=os.environ)
     qemu = qemu_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
-    plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name)
+    pinned = None if is_captive else registry.read_pin(paths)
+    plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
     return Prepared(tie(plan, host, qemu) if is_captive else plan, paths)
 
 
@@ -55,6 +57,13 @@ def load_machine(machine: Machine | str | os.PathLike[str], roots: Roots | None 
     if isinstance(machine, Machine):
         return machine
     return load(registry.find_spec(os.fspath(machine), roots))
+
+
+def name_of(reference: Machine | str | os.PathLike[str], machine: Machine) -> str:
+    """What the machine of a spec is called: a defined one by the name it is defined under, whatever its spec says."""
+    if isinstance(reference, Machine) or registry.is_path(os.fspath(reference)):
+        return machine.name
+    return os.fspath(reference)
 
 
 def tie(plan: Plan, host: HostFacts, qemu: QemuFacts) -> Plan:

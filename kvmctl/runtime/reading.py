@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 from inotify_simple import INotify, flags
 
 from kvmctl.errors import NotFound
-from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.plan.paths import MachinePaths, Roots, is_name
 from kvmctl.runtime import files, listing, store
 from kvmctl.runtime.events import Event, parse_lines
 from kvmctl.runtime.journal import Tail
@@ -123,7 +123,7 @@ class _Journals:
         return sorted(found, key=lambda happening: happening.event.time)
 
     def _names(self) -> list[str]:
-        return sorted({*store.run_names(self._roots), *self._open})
+        return sorted({name for name in store.run_names(self._roots) if is_name(name)} | set(self._open))
 
     def _read(self, name: str) -> list[Event]:
         paths = self._roots.machine(name)

@@ -24,6 +24,7 @@ def listen_unix(path: str) -> socket.socket:
         os.fchmod(server.fileno(), 0o600)  # the node that bind makes takes its mode from here, so it is never wider
         with short_path(path) as short:
             server.bind(short)
+            os.chmod(short, 0o600)  # and not narrower than we need it: a umask may have taken more
         server.listen(BACKLOG)
     except OSError as error:
         server.close()
@@ -32,11 +33,13 @@ def listen_unix(path: str) -> socket.socket:
 
 
 def connect_unix(path: str) -> socket.socket:
-    """A socket connected to `path`, or queued for its turn. Raises OSError."""
+    """A socket connected to `path`, or queued for its turn. Raises OSError; does not wait, were the queue full."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        client.settimeout(0)
         with short_path(path) as short:
             client.connect(short)
+        client.settimeout(None)
     except OSError:
         client.close()
         raise

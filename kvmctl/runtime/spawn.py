@@ -21,7 +21,7 @@ from kvmctl.plan.option import render
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime import deferred, files
 from kvmctl.runtime.process import Process
-from kvmctl.runtime.sockets import listen_unix
+from kvmctl.runtime.sockets import BACKLOG, listen_unix
 from kvmctl.runtime.store import Claim
 
 _NEGOTIATE = b'{"execute":"qmp_capabilities"}\n'
@@ -34,10 +34,23 @@ class Child:
     popen: subprocess.Popen[bytes]
     process: Process
     monitor: socket.socket
+    listeners: tuple[socket.socket, ...]
+    """Our copies of the sockets that QEMU listens on."""
 
     def reap(self) -> int | None:
         """QEMU's exit status if it has ended (negative for a signal); collects the process."""
         return self.popen.poll()
+
+    def widen_backlogs(self) -> None:
+        """Let clients queue at the sockets: QEMU, once it is up, has cut each queue to one, and the rest would hang."""
+        for listener in self.listeners:
+            listener.listen(BACKLOG)
+
+    def close_sockets(self) -> None:
+        """Let go of our ends of QEMU's sockets."""
+        self.monitor.close()
+        for listener in self.listeners:
+            listener.close()
 
     def disown(self) -> None:
         """QEMU goes on without us."""
@@ -52,6 +65,7 @@ class _Opened:
         self._stack = stack
         self.numbers: dict[str, int] = {}
         self.private: socket.socket | None = None
+        self.listeners: list[socket.socket] = []
 
     def keep(self, name: str, descriptor: int) -> None:
         self._stack.callback(os.close, descriptor)
@@ -60,7 +74,8 @@ class _Opened:
     def open(self, source: FdSource) -> None:
         match source:
             case Listen(fd, path):
-                self.keep(fd, listen_unix(path).detach())
+                self.listeners.append(listen_unix(path))
+                self.keep(fd, os.dup(self.listeners[-1].fileno()))
             case Pair(fd):
                 self.private, theirs = socket.socketpair()
                 self.keep(fd, theirs.detach())
@@ -73,6 +88,19 @@ class _Opened:
             case _:
                 assert_never(source)
 
+    def take_ours(self) -> tuple[socket.socket, tuple[socket.socket, ...]]:
+        """Our end of the private monitor, and our copies of the listening sockets, now the caller's."""
+        private, listeners = self.private, tuple(self.listeners)
+        self.private, self.listeners = None, []
+        assert private is not None  # noqa: S101  # looked at before QEMU was started
+        return private, listeners
+
+    def close_ours(self) -> None:
+        """Close what nobody took."""
+        for ours in (*self.listeners, self.private):
+            if ours is not None:
+                ours.close()
+
     def _keep_all(self, names: tuple[str, ...], descriptors: list[int]) -> None:
         for name, descriptor in zip(names, descriptors, strict=True):
             self.keep(name, descriptor)
@@ -83,17 +111,17 @@ def spawn(plan: Plan, claim: Claim) -> Child:
     paths = claim.paths
     with ExitStack() as stack:
         opened = _Opened(stack)
+        stack.callback(opened.close_ours)
         for source in plan.fds:
             opened.open(source)
         if opened.private is None:
             raise LaunchFailed(f"the plan of {plan.name!r} has no private monitor")
-        stack.callback(opened.private.close)
         stdin, feed = _journal_input(stack)
         popen = _exec(plan, paths, opened.numbers, stdin=stdin, inherited=(claim.lock, feed))
         process = Process(popen.pid, os.pidfd_open(popen.pid))
         claim.release_lock()
-        files.write_atomic(paths.pid, b"%d\n" % popen.pid)
-        return Child(popen, process, opened.private.dup())
+        files.write_atomic(paths.pid, b"%d\n" % popen.pid, is_volatile=True)
+        return Child(popen, process, *opened.take_ours())
 
 
 def command_line(plan: Plan, numbers: Mapping[str, int]) -> list[str]:
@@ -115,7 +143,7 @@ def _exec(
             pass_fds=(*numbers.values(), *inherited),
             env=_environment(plan),
             cwd="/",
-            umask=0o077,
+            umask=0o177,  # QEMU makes no directories, but sockets, which would be executable
             start_new_session=True,
         )
     except FileNotFoundError as error:

@@ -48,6 +48,7 @@ async def let_go(beginning: Beginning) -> Vm:
             monitor = await Monitor.connect(beginning.child.monitor.dup(), name=beginning.plan.name)
             for step in beginning.plan.before_run:
                 await monitor.execute(step.execute, step.arguments)
+            beginning.child.widen_backlogs()
             await monitor.execute("cont")
     except BaseException as error:
         if monitor is not None:

@@ -35,7 +35,7 @@ def _carry_out(step: Step, plan: Plan, undo: ExitStack) -> None:
             if secret is None:
                 raise HostError(f"{key}: the environment variable {variable!r} is not set", hint=f"export {variable}=…")
             files.make_private_dir(os.path.dirname(path))
-            files.write_atomic(path, secret.encode())
+            files.write_atomic(path, secret.encode(), is_volatile=True)
         case _:
             assert_never(step)
 

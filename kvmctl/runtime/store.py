@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from signal import SIGKILL
 
-from kvmctl.errors import AlreadyRunning, DeadlineExceeded, StateError
+from kvmctl.errors import AlreadyRunning, DeadlineExceeded, NotFound, StateError
 from kvmctl.image import ofd
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import files
@@ -150,7 +150,8 @@ def run_names(roots: Roots) -> list[str]:
 def sweep(roots: Roots) -> None:
     """Clear away what dead launchers left, in every run directory."""
     for name in run_names(roots):
-        with suppress(StateError, DeadlineExceeded):  # one unreadable directory must not hide the others; list shows it
+        # One directory that can't be read, or that is no machine's, must not hide the others; list shows it.
+        with suppress(StateError, DeadlineExceeded, NotFound):
             sweep_one(roots.machine(name))
 
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from kvmctl.errors import AgentError, DeadlineExceeded, KvmctlError, MonitorBusy, MonitorLost, NotRunning, StateError
 from kvmctl.guest.agent import Agent
+from kvmctl.guest.run import ExecResult, OnOutput, run
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime import deferred, end, files, history, journal, observe, ops
@@ -30,6 +31,8 @@ DEADLINE = 10.0
 """Seconds QEMU has to answer, unless the caller says otherwise."""
 _ASK_SECONDS = 2.0
 """Seconds a monitor has to take the command to quit, before QEMU is told by a signal."""
+_PAGE = 4096
+"""Bytes that a balloon takes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class Vm:
         except TimeoutError as error:
             if not timer.expired():
                 raise
-            raise self._unanswered(limit) from error
+            raise await self._unanswered(limit) from error
         except MonitorLost as error:
             if self._process.wait(0):
                 raise NotRunning(f"machine {self.name!r} has ended", detail=error.summary) from error
@@ -115,8 +118,10 @@ class Vm:
             raise NotRunning(f"machine {self.name!r} does not answer: {error.strerror}") from error
         return await Monitor.connect(connection, name=self.name)
 
-    def _unanswered(self, limit: float) -> DeadlineExceeded | MonitorBusy:
-        holder = None if self._monitor is not None else deferred.find_client(self.paths.qmp)
+    async def _unanswered(self, limit: float) -> DeadlineExceeded | MonitorBusy:
+        # pyroute2 runs an event loop of its own, which can't be within ours: hence the thread.
+        is_private = self._monitor is not None
+        holder = None if is_private else await asyncio.to_thread(deferred.find_client, self.paths.qmp)
         if holder is not None:
             return MonitorBusy(
                 f"the monitor of {self.name!r} is held by process {holder}",
@@ -175,6 +180,14 @@ class Vm:
         async with self.monitor() as monitor:
             return await ops.query_balloon(monitor)
 
+    async def wait_for_balloon(self, size: int) -> ops.Balloon:
+        """Wait until the guest has `size` bytes, to the page. Raises NotRunning where the machine ends before it."""
+        async for _ in observe.changes(self.paths, self._process):  # BALLOON_CHANGE is in the journal
+            found = await self.balloon()
+            if abs(found.actual - size) < _PAGE:
+                return found
+        raise NotRunning(f"machine {self.name!r} ended before its balloon had changed")
+
     async def screenshot(self, path: str) -> None:
         """Save what the first display shows to `path` as PNG."""
         # QEMU writes where it may; the file goes where the caller may, which need not be the same place.
@@ -204,6 +217,21 @@ class Vm:
             await observe.wait_for_agent_channel(self.paths, self._process)
         agent.patience = None  # a serial port tells nobody that it was opened: the first answer does
         await agent.ping()
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
+    ) -> ExecResult:
+        """Run a command in the guest, through its agent, and wait for its end; see `kvmctl.guest.run.run`.
+
+        Raises AgentError, DeadlineExceeded; whoever stops waiting ends the command too.
+        """
+        return await run(self.agent(), argv, env=env, stdin=stdin, on_stdout=on_stdout, on_stderr=on_stderr)
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -285,6 +313,11 @@ class Vm:
         Raises NotRunning where the machine ends without it.
         """
         return await observe.wait_for_console(self.paths, self._process, pattern)
+
+    def console_output(self, *, from_now: bool = False) -> AsyncIterator[bytes]:
+        """What the first serial console prints until the machine ends: from its first byte, or only from now on."""
+        offset = files.size_of(self.paths.console_log) if from_now else 0
+        return observe.follow_console(self.paths, self._process, offset=offset)
 
     def console_text(self, *, limit: int = 1 << 20) -> str:
         """The last `limit` bytes of what the first serial console printed."""

@@ -18,7 +18,7 @@ from kvmctl.plan.model import Input, StoreSecret
 from kvmctl.plan.option import Option, keyvals
 from kvmctl.spec.context import Context, Lowered, join
 from kvmctl.spec.hostpath import HostPath
-from kvmctl.spec.model import Model, reject
+from kvmctl.spec.model import AlsoTakes, Model, reject
 from kvmctl.spec.smbios import oem_string
 from kvmctl.spec.units import Text, Variable, has_control_characters
 
@@ -50,7 +50,9 @@ def _parse(value: Any) -> Any:
     return {name: {"value": item} if isinstance(item, str) else item for name, item in value.items()}
 
 
-Credentials: TypeAlias = Annotated[dict[str, Credential], BeforeValidator(_parse)]
+Credentials: TypeAlias = Annotated[
+    dict[str, Annotated[Credential, AlsoTakes(({"type": "string"},))]], BeforeValidator(_parse)
+]
 
 
 def lower(credentials: Mapping[str, Credential], ctx: Context) -> Lowered:

@@ -11,7 +11,7 @@ from kvmctl.errors import Problem
 from kvmctl.plan.option import Option, Value, jsonopt, keyvals
 from kvmctl.spec.context import Context, Lowered
 from kvmctl.spec.hostpath import HostPath
-from kvmctl.spec.model import Bool, Int, Model
+from kvmctl.spec.model import AlsoTakes, Bool, Int, Model
 from kvmctl.spec.units import GIB, MIB, ByteSize, size_text
 
 DEFAULT_SIZE = GIB
@@ -30,7 +30,7 @@ class Memory(Model):
     slots: Int | None = Field(
         default=None, ge=1, le=256, description="Slots for memory that is plugged in; 8 unless given, where max is."
     )
-    hugepages: Annotated[ByteSize | None, BeforeValidator(_parse_hugepages)] = Field(
+    hugepages: Annotated[ByteSize | None, BeforeValidator(_parse_hugepages), AlsoTakes(({"type": "boolean"},))] = Field(
         default=None, description="Take huge pages of the host: true for 2MiB ones, or their size."
     )
     source: Literal["anonymous", "memfd", "file"] = Field(

@@ -14,7 +14,10 @@ from typing import Annotated, Any, Final
 from unicodedata import category
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
+from kvmctl.errors import KvmctlError
+from kvmctl.plan.paths import NAME, NAME_ALLOWED
 from kvmctl.spec.model import reject
 
 KIB: Final = 1 << 10
@@ -74,6 +77,15 @@ def _bytes(amount: Decimal, number: str, unit: str) -> int:
     return int(size)
 
 
+def parse_size(text: str) -> int:
+    """The bytes that `text` stands for, written as in a spec: ``512MiB``. Raises KvmctlError."""
+    try:
+        return _parse_size(text)
+    except PydanticCustomError as error:
+        context = error.context or {}
+        raise KvmctlError(f"{text!r}: {context.get('message')}", hint=str(context.get("allowed", ""))) from None
+
+
 ByteSize = Annotated[
     int,
     BeforeValidator(_parse_size),
@@ -131,19 +143,10 @@ def matching(pattern: str, *, kind: str, allowed: str) -> Callable[[Any], str]:
     return parse
 
 
-_NAME: Final = r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-NAME_ALLOWED: Final = "1 to 64 letters, digits, '_', '.' and '-', beginning with a letter or digit, without '..'"
-
-
-def is_machine_name(name: str) -> bool:
-    """Whether a machine may be called `name`."""
-    return re.fullmatch(_NAME, name) is not None
-
-
 MachineName = Annotated[
     str,
-    BeforeValidator(matching(_NAME, kind="a machine's name", allowed=NAME_ALLOWED)),
-    WithJsonSchema({"type": "string", "pattern": f"^{_NAME}$"}),
+    BeforeValidator(matching(NAME, kind="a machine's name", allowed=NAME_ALLOWED)),
+    WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"}),
 ]
 """A machine's name: it names directories and is QEMU's ``-name``."""
 

@@ -12,14 +12,17 @@ import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests/spec")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/spec"), str(ROOT / "tests/conformance")]
 
+from golden import FIRMWARES, HOST  # noqa: E402
 from qemu_process import running  # noqa: E402
 
 from kvmctl.compile import compile_plan  # noqa: E402
+from kvmctl.errors import SpecError  # noqa: E402
 from kvmctl.guest import tiny  # noqa: E402
 from kvmctl.host.kvm import probe  # noqa: E402
 from kvmctl.host.qemu import find_qemu, qemu_facts  # noqa: E402
@@ -29,12 +32,20 @@ from kvmctl.plan.paths import Roots  # noqa: E402
 from kvmctl.runtime import files, steps  # noqa: E402
 from kvmctl.spec.load import parse  # noqa: E402
 
+SECRETS = {"KQ_VNC_PASSWORD": "secret12", "KQ_ROOT_PASSWORD": "secret"}
+"""What the specs take from the environment."""
+
 
 def main() -> None:
     """Does it."""
     spec, directory = (Path(word) for word in sys.argv[1:])
-    plan = plan_in(spec, directory)
-    make_bridges(plan)
+    try:
+        plan = plan_in(spec, directory)
+    except HostLacks as lack:
+        answer(skip=str(lack))
+        return
+    os.environ |= SECRETS
+    make_network(plan)
     files.make_private_dir(str(directory / "runtime" / plan.name))
     with ExitStack() as undo:
         steps.carry_out(plan, undo)
@@ -43,27 +54,44 @@ def main() -> None:
             status = qemu.command("query-status")["status"]
             for step in plan.before_run:
                 qemu.command(step.execute, **step.arguments)
-            sys.stdout.write(json.dumps({"status": status, "log": qemu.log.read_text()}))
+            answer(status=status, log=qemu.log.read_text())
+
+
+def answer(**record: str) -> None:
+    """Tells the test."""
+    sys.stdout.write(json.dumps(record))
+
+
+class HostLacks(Exception):
+    """What keeps a right spec from running on this host."""
 
 
 def plan_in(spec: Path, directory: Path) -> Plan:
-    """The plan of `spec` as if it lay in `directory`, on this host."""
+    """The plan of `spec` as if it lay in `directory`, for this QEMU: on a host that has everything it must exist."""
     machine = parse(spec.read_text(), source=spec.name, base=str(directory))
     roots = Roots(*(str(directory / kind) for kind in ("config", "state", "runtime", "cache")))
-    path = find_qemu(machine.qemu, env=os.environ)
-    qemu = qemu_facts(path, cache=os.environ.get("ACCEPT_CACHE"), env=os.environ)
-    return compile_plan(machine, host=probe(), qemu=qemu, paths=roots.machine(machine.name))
+    paths = roots.machine(machine.name)
+    qemu = qemu_facts(find_qemu(machine.qemu, env=os.environ), cache=None, env=os.environ)
+    compile_plan(machine, host=HOST, qemu=replace(qemu, firmwares=FIRMWARES), paths=paths)
+    # It is about the words of the command line; how a kernel without vmx or svm fails is not.
+    machine = machine.model_copy(update={"accel": "tcg"})
+    try:
+        return compile_plan(machine, host=probe(), qemu=qemu, paths=paths)
+    except SpecError as error:
+        raise HostLacks("; ".join(map(str, error.problems))) from error
 
 
-def make_bridges(plan: Plan) -> None:
-    """The bridges the plan wants, in this namespace."""
+def make_network(plan: Plan) -> None:
+    """The interfaces the plan counts on, in this namespace."""
+    commands = ["link set lo up", "route add 224.0.0.0/4 dev lo"]
     for bridge in {source.bridge for source in plan.fds if isinstance(source, Tap) and source.bridge}:
-        subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], check=True)
-        subprocess.run(["ip", "link", "set", bridge, "up"], check=True)
+        commands += [f"link add {bridge} type bridge", f"link set {bridge} up"]
+    for command in commands:
+        subprocess.run(["ip", *command.split()], check=True)
 
 
 def make_inputs(plan: Plan) -> None:
-    """What the plan wants to be there and nothing has made: images of the right format, and a kernel that is one."""
+    """What the plan wants to be there and nothing has made: images of the right format, kernels, secrets."""
     formats = {disk.path: disk.format for disk in plan.disks}
     for item in plan.inputs:
         path = Path(item.path)
@@ -72,9 +100,24 @@ def make_inputs(plan: Plan) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if image_format := formats.get(item.path):
             program = qemuimg.find_qemu_img(plan.qemu)
-            qemuimg.create(program, item.path, image_format=image_format, size=1 << 20)
+            qemuimg.create(program, item.path, image_format=image_format, size=1440 << 10)
+        elif path.parent.name == "tls":
+            make_certificates(path.parent)
+        elif path.parent.name == "secrets":
+            path.write_text("secret12")
         else:
             shutil.copy(Path(tiny.__file__).with_name("tiny.bin"), path)
+
+
+def make_certificates(directory: Path) -> None:
+    """An authority and the server's certificate, in the files that QEMU looks for."""
+    script = f"""
+        cd {directory}
+        openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca-key.pem -out ca-cert.pem
+        openssl req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server-key.pem -out server.csr
+        openssl x509 -req -days 2 -in server.csr -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial -out server-cert.pem
+    """
+    subprocess.run(["sh", "-ec", script], check=True, capture_output=True)
 
 
 if __name__ == "__main__":

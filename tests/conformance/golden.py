@@ -37,6 +37,7 @@ KVM = KvmFacts(
     creates_vm=True,
     creates_vcpu=True,
     runs_code=True,
+    capabilities={"X86_SMM": 1},
     cpu_flags=frozenset({"vmx"}),
     module="kvm_intel",
 )

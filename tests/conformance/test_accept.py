@@ -20,6 +20,9 @@ NAMESPACE = [
     *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]),
 ]
 
+EXPECTED = ("VNC server running on ", "has no peer")
+"""What QEMU tells without anything being wrong: the port it chose, and that a card has no cable in it."""
+
 
 @pytest.fixture(scope="session")
 def has_namespaces() -> bool:
@@ -41,4 +44,8 @@ def test_the_real_qemu_takes_the_example(name: str, tmp_path: Path, has_namespac
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"status": "prelaunch", "log": ""}
+    answer = json.loads(done.stdout)
+    if "skip" in answer:
+        pytest.skip(f"this host: {answer['skip']}")
+    assert [line for line in answer["log"].splitlines() if not any(word in line for word in EXPECTED)] == []
+    assert answer["status"] == "prelaunch"

@@ -58,56 +58,60 @@ def test_the_example_tiny_is_the_one_that_ships() -> None:
 
 # --- the specs show everything there is
 
-
-def choices(section: dict[str, Any], definitions: dict[str, Any], name: str) -> Iterator[tuple[str, str]]:
-    """Every key of a section of the schema, with each value that it may be chosen from."""
-    for key, item in section["properties"].items():
-        yield f"{name}.{key}", ""
-        for form in forms(item, definitions):
-            for value in form.get("enum", ()):
-                yield f"{name}.{key}", json.dumps(value)
+Section = dict[str, Any]
+DEFINITIONS: dict[str, Section] = schema()["$defs"]
+CARDS = [section for name, section in DEFINITIONS.items() if name.endswith("Network")]
+OF_EVERY_CARD = set.intersection(*(set(section["properties"]) for section in CARDS)) - {"type"}
 
 
-def forms(item: dict[str, Any], definitions: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def place(section: Section, key: str) -> str:
+    """The name of a key; what every kind of network has counts once for all."""
+    title = section["title"]
+    return f"Network.{key}" if section in CARDS and key in OF_EVERY_CARD else f"{title}.{key}"
+
+
+def forms(item: Section) -> Iterator[Section]:
     """Every form a value may have, down through unions, lists and references."""
     if "$ref" in item:
-        item = definitions[item["$ref"].rpartition("/")[2]]
+        item = DEFINITIONS[item["$ref"].rpartition("/")[2]]
     inner = [*item.get("anyOf", ()), *item.get("oneOf", ()), *([item["items"]] if "items" in item else ())]
     if not inner:
         yield item
     for form in inner:
-        yield from forms(form, definitions)
+        yield from forms(form)
 
 
-def used(value: Any, forms_: list[dict[str, Any]], definitions: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def known(section: Section) -> Iterator[str]:
+    """Every key of a section, and each value it may be chosen from."""
+    for key, item in section.get("properties", {}).items():
+        yield place(section, key)
+        found = list(forms(item))
+        if any("properties" in form for form in found):
+            continue  # its other forms are short for a table, and are its keys' choices
+        for form in found:
+            yield from (f"{place(section, key)} = {json.dumps(value)}" for value in form.get("enum", ()))
+
+
+def used(value: object, item: Section) -> Iterator[str]:
     """The keys and choices that a part of a spec uses."""
     for one in value if isinstance(value, list) else [value]:
-        if not isinstance(one, dict):
-            continue
-        for section in forms_:
-            keys = section.get("properties", {})
-            kind = keys.get("type", {}).get("const")
-            if not keys or (kind and one.get("type") != kind):
+        for section in forms(item) if isinstance(one, dict) else ():
+            assert isinstance(one, dict)
+            keys, others = section.get("properties", {}), section.get("additionalProperties")
+            if keys.get("type", {}).get("const") not in {None, one.get("type")}:
                 continue
-            for key in one.keys() & keys.keys():
-                name = f"{section['title']}.{key}"
-                yield name, ""
-                yield name, json.dumps(one[key])
-                yield from used(one[key], list(forms(keys[key], definitions)), definitions)
+            for key, inner in one.items():
+                if key in keys:
+                    yield place(section, key)
+                    yield f"{place(section, key)} = {json.dumps(inner)}"
+                    yield from used(inner, keys[key])
+                elif isinstance(others, dict):
+                    yield from used(inner, others)
 
 
 def test_every_key_and_every_choice_is_in_some_golden() -> None:
-    whole = schema()
-    definitions = whole["$defs"]
-    sections = [{**whole, "title": "Machine"}, *definitions.values()]
-    known = {
-        pair
-        for section in sections
-        if "properties" in section
-        for pair in choices(section, definitions, section["title"])
-    }
-    shown: set[tuple[str, str]] = set()
-    for path in SPECS.values():
-        shown |= set(used(tomllib.loads(path.read_text()), sections[:1], definitions))
-    missing = sorted(f"{key} = {value}" if value else key for key, value in known - shown)
+    whole = schema() | {"title": "Machine"}
+    wanted = {name for section in (whole, *DEFINITIONS.values()) for name in known(section)}
+    shown = {name for path in SPECS.values() for name in used(tomllib.loads(path.read_text()), whole)}
+    missing = sorted(wanted - shown)
     assert not missing, "put them into tests/specs/*.toml:\n" + "\n".join(missing)

@@ -21,7 +21,15 @@ def test_every_example_is_right_by_the_schema(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["memroy = '1GiB'", "cpus = 'two'", "memory = '1GB'", "[[disks]]\ncache = 'fast'", "[[networks]]\n"]
+    "text",
+    [
+        "memroy = '1GiB'",
+        "memory = '1GB'",
+        "cpus = 'two'",
+        "[[disks]]\nsize = '1GB'",
+        "[[disks]]\ncache = 'fast'",
+        "[[networks]]\n",
+    ],
 )
 def test_what_is_wrong_is_wrong_by_the_schema(text: str) -> None:
     assert not VALIDATOR.is_valid(tomllib.loads(text))

@@ -231,15 +231,16 @@ def test_facts_of_other_rules_are_derived_anew_without_running_qemu(fake_qemu: F
     assert runs(tmp_path) == 1
 
 
-def test_the_cache_is_private_under_any_umask(fake_qemu: FakeQemu, tmp_path: Path) -> None:
-    before = os.umask(0)
+@pytest.mark.parametrize("umask", [0, 0o027, 0o777])
+def test_the_cache_is_private_under_any_umask(fake_qemu: FakeQemu, tmp_path: Path, umask: int) -> None:
+    path, top = str(fake_qemu()), tmp_path / "cache"
+    before = os.umask(umask)
     try:
-        qemu_facts(str(fake_qemu()), cache=str(tmp_path / "cache"), env=ENV)
+        qemu_facts(path, cache=str(top / "kvmctl" / "qemu"), env=ENV)
     finally:
         os.umask(before)
-    found = {path.name.split(".", 1)[-1]: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "cache").iterdir()}
-    assert found == {"facts.json": 0o600, "replies.json": 0o600}
-    assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700
+    modes = {item.name.split(".", 1)[-1]: stat.S_IMODE(item.stat().st_mode) for item in (top, *top.rglob("*"))}
+    assert modes == {"cache": 0o700, "kvmctl": 0o700, "qemu": 0o700, "facts.json": 0o600, "replies.json": 0o600}
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(fake_qemu: FakeQemu, tmp_path: Path) -> None:

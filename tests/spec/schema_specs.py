@@ -11,9 +11,9 @@ from kvmctl.spec.load import schema
 
 NONSENSE: list[Any] = [None, True, False, -1, 3, 1 << 70, 1.5, float("inf"), "", "a,b", "a\nb", "\ud800", "~", [], {}]
 TEXTS = (
-    "512MiB", "2MiB", "web", "disk0", "./a.qcow2", "/a/b.raw", "127.0.0.1:5000", "52:54:00:00:00:01", "2222->22", "uefi",
-    "q35", "pc", "microvm", "-device", "auto", "127.0.0.1", "VARIABLE", "6ba7b810-9dad-41d1-80b4-00c04fd430c8", "host",
-    "builtin:tiny", "x" * 30, "x" * 200,
+    "512MiB", "2MiB", "web", "disk0", "./a.qcow2", "/a/b.raw", "127.0.0.1:5000", "52:54:00:00:00:01", "2222->22",
+    "uefi", "q35", "pc", "microvm", "-device", "auto", "127.0.0.1", "VARIABLE", "6ba7b810-9dad-41d1-80b4-00c04fd430c8",
+    "host", "builtin:tiny", "x" * 30, "x" * 200,
 )  # fmt: skip
 NUMBERS = [0, 1, 2, 4, 5900, 4096, 1 << 30]
 WHOLE = schema()

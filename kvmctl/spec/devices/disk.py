@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from kvmctl.errors import Problem
 from kvmctl.plan import model as plan
+from kvmctl.plan.features import Feature
 from kvmctl.plan.option import Option, Value, keyval
 from kvmctl.spec.context import At, Context, Lowered, Part, Platform, Seat
 from kvmctl.spec.devices import controllers, diskbus
@@ -218,8 +219,8 @@ class Disk(Device):
 
 
 def _thread_problems(ctx: Context, at: At) -> tuple[Problem, ...]:
-    """An I/O thread is woken by an eventfd, which virtio-mmio has from KVM alone."""
-    if ctx.platform == "microvm" and ctx.accel == "tcg":
+    """An I/O thread is woken by an eventfd, which older QEMUs have for virtio-mmio from KVM alone."""
+    if ctx.platform == "microvm" and ctx.accel == "tcg" and Feature.MMIO_IOTHREAD not in ctx.qemu.features:
         return (Problem(f"{at.key}.iothread", "on a microvm it needs KVM, and this machine runs under TCG"),)
     return ()
 

@@ -15,7 +15,7 @@ from kvmctl.plan.option import Value
 from kvmctl.plan.paths import SUN_PATH_MAX, fits_sun_path
 from kvmctl.spec.context import At, Context, Lowered
 from kvmctl.spec.devices.nic import Nic
-from kvmctl.spec.model import Bool, Int
+from kvmctl.spec.model import Bool
 from kvmctl.spec.netaddr import Endpoint, split_endpoint
 
 
@@ -27,46 +27,29 @@ class StreamNetwork(Nic):
     type: Literal["stream"] = Field(description="A cable to one other machine, or to a switch, as a stream.")
     address: Endpoint = Field(description="The stream's place: a path with a slash in it, or 'ADDRESS:PORT'.")
     server: Bool = Field(default=False, description="Wait there for the other end; else connect to it.")
-    reconnect: Int | None = Field(
-        default=None,
-        ge=0,
-        le=3600,
-        description="Seconds between attempts to connect; 0 makes one. Unless given: 1 where QEMU can (8.0 and later).",
-    )
-
-    def contradictions(self) -> Iterator[Problem]:
-        """What does not go together."""
-        yield from super().contradictions()
-        if self.server and self.reconnect is not None:
-            yield Problem("reconnect", "a server waits and does not connect", str(self.reconnect), "leave it out")
 
     def lower(self, ctx: Context, at: At) -> Lowered:
         """The stream and the card."""
-        body: dict[str, Value] = {"server": self.server, "addr": _address(self.address), **self._attempts(ctx)}
+        body: dict[str, Value] = {"server": self.server, "addr": _address(self.address), **self._reconnect(ctx)}
         path, host, port = split_endpoint(self.address)
         stream = Lowered(
             options=(self.netdev(at, body),),
             ports=(Port(host, port, f"{at.key}.address"),) if self.server and not path else (),
-            problems=(*_too_long(self.address, f"{at.key}.address"), *self._attempt_problems(ctx, at)),
+            problems=_too_long(self.address, f"{at.key}.address"),
             warnings=self._warnings(ctx, at),
         )
         return stream + self.card(ctx, at)
 
-    def _attempts(self, ctx: Context) -> dict[str, Value]:
-        seconds = 1 if self.reconnect is None else self.reconnect
-        if self.server or seconds == 0:
+    def _reconnect(self, ctx: Context) -> dict[str, Value]:
+        """A client waits for its server, and comes back to it when it was away."""
+        if self.server:
             return {}
         if Feature.STREAM_RECONNECT_MS in ctx.qemu.features:
-            return {"reconnect-ms": seconds * 1000}
-        return {"reconnect": seconds} if Feature.STREAM_RECONNECT in ctx.qemu.features else {}
-
-    def _attempt_problems(self, ctx: Context, at: At) -> Iterator[Problem]:
-        if self.reconnect and not _can_reconnect(ctx):
-            message = f"QEMU {ctx.qemu.version_text} connects once or never"
-            yield Problem(f"{at.key}.reconnect", message, str(self.reconnect), "0")
+            return {"reconnect-ms": 1000}
+        return {"reconnect": 1} if Feature.STREAM_RECONNECT in ctx.qemu.features else {}
 
     def _warnings(self, ctx: Context, at: At) -> tuple[str, ...]:
-        if self.server or self.reconnect is not None or _can_reconnect(ctx):
+        if self.server or self._reconnect(ctx):
             return ()
         once = f"QEMU {ctx.qemu.version_text} connects to {self.address} once: start the machine at the other end first"
         return (f"{at.key}: {once}",)
@@ -111,10 +94,6 @@ class NoNetwork(Nic):
     def lower(self, ctx: Context, at: At) -> Lowered:
         """The card alone."""
         return self.card(ctx, at, is_connected=False)
-
-
-def _can_reconnect(ctx: Context) -> bool:
-    return not ctx.qemu.features.isdisjoint({Feature.STREAM_RECONNECT, Feature.STREAM_RECONNECT_MS})
 
 
 def _address(endpoint: str) -> dict[str, Value]:

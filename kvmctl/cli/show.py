@@ -1,0 +1,94 @@
+"""``kvmctl show``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from kvmctl import Description, Plan, describe
+from kvmctl.cli import output, session
+from kvmctl.cli.arguments import Json, Name
+from kvmctl.cli.list import machine_record, note
+
+
+def show(name: Name, json: Json = False) -> None:
+    """Show all that is known of a machine.
+
+    Of one that runs: what it was started with and what QEMU says of it now, such as the ports it chose. Of one that
+    does not: how its last run ended.
+
+    \b
+    kvmctl show web
+    kvmctl show web --json | jq -r .status.vnc
+    """
+    found = session.run(describe(name))
+    if json:
+        output.print_json(_record(found))
+    else:
+        output.print_pairs(_pairs(found))
+    if found.silence:
+        output.warn(found.silence)
+
+
+def _record(found: Description) -> dict[str, object]:
+    plan = found.plan
+    return {
+        **machine_record(found.machine),
+        "spec": found.spec,
+        "run_directory": found.run,
+        "state_directory": found.state,
+        "status": found.status,
+        "silence": found.silence or None,
+        "plan": plan and {
+            "source": plan.source,
+            "uuid": plan.uuid,
+            "description": plan.description,
+            "qemu": plan.qemu,
+            "qemu_version": plan.qemu_version,
+            "machine_type": plan.machine_type,
+            "accel": {"name": plan.accel, "reason": plan.accel_reason},
+            "consoles": plan.consoles,
+            "disks": plan.disks,
+            "networks": plan.networks,
+            "guest": plan.guest,
+            "spec": plan.spec,
+        },
+    }  # fmt: skip
+
+
+def _pairs(found: Description) -> Iterator[tuple[str, str]]:
+    machine = found.machine
+    yield "Name", machine.name
+    yield "State", found.status.state if found.status else machine.state
+    if machine.started is not None:
+        yield "Up", output.duration(time.time() - machine.started)
+    if machine.pid is not None:
+        yield "Process", str(machine.pid)
+    if note(machine):
+        yield "Problem" if machine.problem else "Last run", note(machine)
+    if found.plan:
+        yield from _plan_pairs(found.plan)
+    if found.status:
+        yield from (("Forward", forward) for forward in found.status.forwards)
+        if found.status.vnc:
+            yield "VNC", found.status.vnc
+    yield "Defined by", found.spec or "nothing: it was started from a file"
+    yield "Files", found.run
+    yield "", found.state
+
+
+def _plan_pairs(plan: Plan) -> Iterator[tuple[str, str]]:
+    if plan.description:
+        yield "Description", plan.description
+    yield "UUID", plan.uuid
+    yield "Machine", f"{plan.machine_type}, QEMU {plan.qemu_version} ({plan.qemu})"
+    yield "Accelerator", f"{plan.accel}: {plan.accel_reason}"
+    yield "CPUs", str(plan.cpus)
+    yield "Memory", output.size(plan.memory)
+    for disk in plan.disks:
+        words = [disk.id, disk.device, disk.format or "", disk.path or "(empty)", "read-only" if disk.read_only else ""]
+        yield "Disk", "  ".join(word for word in words if word)
+    for network in plan.networks:
+        yield "Network", "  ".join(word for word in (network.id, network.type, network.mac or "") if word)
+    for console in plan.consoles:
+        yield "Console", f"{console.id}  {console.socket}"

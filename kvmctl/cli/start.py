@@ -1,0 +1,40 @@
+"""``kvmctl start``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import kvmctl
+from kvmctl.cli import output, session
+from kvmctl.cli.arguments import Spec
+
+
+def start(
+    machine: Spec,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Run it under this name, not its spec's.")
+    ] = None,
+) -> None:
+    """Start a machine and return.
+
+    It runs until its guest powers off or somebody stops it; nothing of kvmctl stays with it. Its name is printed.
+
+    \b
+    kvmctl start web
+    kvmctl start machines/tiny.toml --name one && kvmctl wait one --for 'console:^READY'
+    """
+    start_detached(machine, name=name)
+
+
+def start_detached(machine: str, *, name: str | None) -> None:
+    """Start `machine`, print what is worth warning of, and its name."""
+    session.run(_start(machine, name))
+
+
+async def _start(machine: str, name: str | None) -> None:
+    async with await kvmctl.start(machine, name=name) as vm:
+        for warning in vm.plan.warnings:
+            output.warn(f"{vm.name}: {warning}")
+        output.emit(vm.name)

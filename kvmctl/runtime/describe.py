@@ -1,0 +1,50 @@
+"""All that is known of one machine: what its files say, and what QEMU says where it runs and answers."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from kvmctl.errors import KvmctlError, NotRunning, StateError
+from kvmctl.plan.model import Plan
+from kvmctl.plan.paths import Roots
+from kvmctl.runtime import listing, store
+from kvmctl.runtime.attach import attach, read_plan
+from kvmctl.runtime.listing import MachineInfo
+from kvmctl.runtime.vm import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A machine with all there is to know of it."""
+
+    machine: MachineInfo
+    plan: Plan | None
+    """What its present or last run was started from; None where it never ran, or not since its history."""
+    status: Status | None
+    """What QEMU said; None where it does not run, or did not answer."""
+    silence: str
+    """Why QEMU did not answer; empty where it did, or does not run."""
+    spec: str | None
+    """The file it is defined by."""
+    run: str
+    state: str
+
+
+async def describe(name: str, *, roots: Roots | None = None) -> Description:
+    """All that is known of machine `name`. Raises NotFound; a QEMU that does not answer is described, not raised."""
+    roots = roots or store.find_roots()
+    machine = listing.find_machine(name, roots)
+    paths = roots.machine(name)
+    plan, status, silence = None, None, ""
+    with suppress(StateError):
+        plan = read_plan(paths)
+    try:
+        async with attach(name, roots=roots) as vm:
+            status = await vm.status()
+    except NotRunning:
+        pass
+    except KvmctlError as error:
+        silence = error.summary
+    spec = roots.spec(name) if machine.is_defined else None
+    return Description(machine, plan, status, silence, spec, paths.run, paths.state)

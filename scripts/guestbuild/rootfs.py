@@ -1,0 +1,196 @@
+"""What is in the small guest: busybox, kernel modules, the guest agent with its libraries, and five short scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from posixpath import basename
+
+from guestbuild import modules
+from guestbuild.apt import Apt, AptError
+from guestbuild.cpio import Archive
+from guestbuild.deb import Member, read_deb
+from guestbuild.elf import interpreter, needed_libraries
+from guestbuild.modules import Module
+
+FILES = Path(__file__).parent / "files"
+
+KERNELS = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-image-kvm", "linux-image-amd64")
+"""Packages that stand for the newest kernel: Debian's for clouds, Ubuntu's for the same, Debian's for everything."""
+BUSYBOX = "busybox-static"
+AGENT = "qemu-guest-agent"
+
+AT_BOOT = (
+    "virtio_pci", "virtio_console", "virtio_blk", "virtio_net", "virtio_balloon", "virtio_rng", "button", "evdev",
+)  # fmt: skip
+"""Loaded at boot, whether there is such hardware or not: it may be plugged in later, and no udev waits for it."""
+ON_REQUEST = (
+    "virtio_mmio", "virtio_scsi", "virtio_mem", "qemu_fw_cfg", "pvpanic_pci", "pvpanic_mmio", "i6300esb", "iTCO_wdt",
+    "virtio_input", "psmouse", "uhci_hcd", "ehci_pci", "xhci_pci", "usb_storage", "uas", "usbhid",
+    "nvme", "ahci", "ata_piix", "sd_mod", "sr_mod", "floppy", "e1000", "e1000e", "8139cp", "af_packet",
+    "vmw_vsock_virtio_transport", "virtiofs", "9p", "9pnet_virtio", "overlay", "loop",
+    "ext4", "isofs", "vfat", "nls_cp437", "nls_iso8859_1", "nls_ascii", "squashfs", "erofs", "tpm_tis", "tpm_crb",
+)  # fmt: skip
+"""In the guest for ``modprobe``, and loaded where the hardware asks for it. Not every kernel has every one."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel: its image, its version (``uname -r``), and the modules to take along, in loading order."""
+
+    image: bytes
+    version: str
+    modules: tuple[Module, ...]
+
+
+@dataclass(frozen=True)
+class Guest:
+    """The two files that QEMU boots, and the packages they were made of."""
+
+    kernel: bytes
+    initramfs: bytes
+    packages: dict[str, str]
+
+
+def build(apt: Apt) -> Guest:
+    """The guest, from the packages that `apt` has. Raises AptError."""
+    if apt.find_candidate([BUSYBOX]) is None or apt.find_candidate(KERNELS) is None:
+        apt.refresh()
+    sources = Sources(apt)
+    kernel = read_kernel(sources)
+    archive = Archive()
+    archive.add_character_device("dev/console", mode=0o600, number=(5, 1))
+    archive.add_file("bin/busybox", sources.find_file(BUSYBOX, "bin/busybox"), mode=0o755)
+    add_agent(archive, sources)
+    add_modules(archive, kernel)
+    add_system(archive)
+    return Guest(kernel.image, archive.finish(), sources.used)
+
+
+class Sources:
+    """The packages that are read from; `used` tells which, with their versions."""
+
+    def __init__(self, apt: Apt) -> None:
+        self._apt = apt
+        self._unpacked: dict[str, list[Member]] = {}
+
+    @property
+    def used(self) -> dict[str, str]:
+        return {name: self._apt.version(name) for name in sorted(self._unpacked)}
+
+    def members(self, package: str) -> list[Member]:
+        """What is in a package. Raises AptError."""
+        if package not in self._unpacked:
+            self._unpacked[package] = list(read_deb(self._apt.download(package)))
+        return self._unpacked[package]
+
+    def find_file(self, package: str, ending: str) -> bytes:
+        """The file whose path ends so: distributions differ in what is under ``/usr``. Raises AptError."""
+        for member in self.members(package):
+            if f"/{member.name}".endswith(f"/{ending}") and member.target is None:
+                return member.data
+        raise AptError(f"package {package!r} has no {ending!r}")
+
+    def kernel_packages(self) -> list[str]:
+        """The kernel's packages; Ubuntu has the modules apart from the image. Raises AptError."""
+        name = self._apt.find_candidate(KERNELS)
+        if name is None:
+            raise AptError(f"none of these packages is to be had: {', '.join(KERNELS)}")
+        found = [name]
+        for package in found:
+            prefixes = ("linux-image-", "linux-modules-")
+            found += [item for item in self._apt.depends(package) if item.startswith(prefixes) and item not in found]
+        return found[1:]
+
+    def libraries(self, package: str) -> Iterator[Member]:
+        """Members of the libraries' packages that `package` needs, those nearest to it first."""
+        queue, seen = [package], {package}
+        for name in queue:
+            needs = [item for item in self._apt.depends(name) if item.startswith("lib") and item not in seen]
+            seen.update(needs)
+            queue += needs
+            if name != package:
+                yield from self.members(name)
+
+
+def read_kernel(sources: Sources) -> Kernel:
+    """The newest kernel, with the modules to take along. Raises AptError."""
+    members = [member for package in sources.kernel_packages() for member in sources.members(package)]
+    images = [member for member in members if member.name.startswith("boot/vmlinuz-")]
+    if len(images) != 1:
+        raise AptError(f"the kernel's packages hold {len(images)} kernels")
+    files = {name: member for member in members if (name := modules.module_name(member.name))}
+    listing = next((item.data.decode() for item in members if basename(item.name) == "modules.builtin"), "")
+
+    def find(name: str) -> Module | None:
+        return modules.parse_module(name, files[name].data) if name in files else None
+
+    chosen = modules.closure([*AT_BOOT, *ON_REQUEST], find, builtin=modules.builtin_modules(listing))
+    return Kernel(images[0].data, images[0].name.removeprefix("boot/vmlinuz-"), tuple(chosen))
+
+
+def add_modules(archive: Archive, kernel: Kernel) -> None:
+    """The modules, flat in one directory, and the files by which modprobe finds them."""
+    directory = f"lib/modules/{kernel.version}"
+    for module in kernel.modules:
+        archive.add_file(f"{directory}/{module.name}.ko", module.data)
+    dependencies = modules.dependency_index(kernel.modules, lambda name: f"{name}.ko")
+    archive.add_file(f"{directory}/modules.dep", dependencies.encode())
+    archive.add_file(f"{directory}/modules.alias", modules.alias_index(kernel.modules).encode())
+    present = {module.name for module in kernel.modules}
+    archive.add_file("etc/modules", "".join(f"{name}\n" for name in AT_BOOT if name in present).encode())
+
+
+def add_agent(archive: Archive, sources: Sources) -> None:
+    """The guest agent and the libraries it is linked with, from their packages. Raises AptError."""
+    agent = sources.find_file(AGENT, "usr/sbin/qemu-ga")
+    archive.add_file("usr/sbin/qemu-ga", agent, mode=0o755)
+    linker = interpreter(agent)
+    libraries = find_libraries([*needed_libraries(agent), basename(linker)], sources.libraries(AGENT))
+    for name, data in libraries.items():
+        is_linker = name == basename(linker)
+        archive.add_file(linker if is_linker else f"lib/x86_64-linux-gnu/{name}", data, mode=0o755)
+
+
+def find_libraries(needed: Sequence[str], members: Iterable[Member]) -> dict[str, bytes]:
+    """The libraries `needed` and those that they need in turn, by name. Raises AptError for one that is nowhere."""
+    offered: dict[str, Member] = {}
+    source = iter(members)
+
+    def find(name: str) -> bytes:
+        while name not in offered:
+            member = next(source, None)
+            if member is None:
+                raise AptError(f"no package has the library {name!r}")
+            offered.setdefault(basename(member.name), member)
+        member = offered[name]
+        return find(basename(member.target)) if member.target else member.data
+
+    found: dict[str, bytes] = {}
+    queue = list(needed)
+    for name in queue:
+        if name not in found:
+            found[name] = find(name)
+            queue += needed_libraries(found[name])
+    return dict(sorted(found.items()))
+
+
+def add_system(archive: Archive) -> None:
+    """The scripts, and the few files that programs expect."""
+    for name, place in {
+        "init": "init",
+        "udhcpc": "etc/udhcpc",
+        "power-button": "etc/acpi/PWRF/00000080",
+        "shutdown": "sbin/shutdown",
+    }.items():
+        archive.add_file(place, (FILES / name).read_bytes(), mode=0o755)
+    for directory in ("dev", "mnt", "proc", "root", "run", "sys", "var/log"):
+        archive.add_directory(directory)
+    for directory in ("tmp", "var/tmp"):
+        archive.add_directory(directory, mode=0o1777)
+    archive.add_link("var/run", "/run")
+    archive.add_file("etc/hostname", b"small-linux\n")
+    archive.add_file("etc/hosts", b"127.0.0.1 localhost small-linux\n::1 localhost\n")
+    archive.add_file("etc/passwd", b"root::0:0:root:/root:/bin/sh\nnobody:*:65534:65534:nobody:/:/bin/false\n")
+    archive.add_file("etc/group", b"root:x:0:\nnogroup:x:65534:\n")

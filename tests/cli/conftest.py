@@ -1,0 +1,89 @@
+"""The command line as people run it: processes of its own, real machines, directories of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from runtime.conftest import end_all
+
+ROOT = Path(__file__).parent.parent.parent
+PROGRAM = (sys.executable, "-m", "kvmctl")
+PATIENCE = 60
+"""Seconds. Far above any answer, below a test runner's patience."""
+
+Done = subprocess.CompletedProcess[str]
+
+
+class Kvmctl:
+    """The command line, in the directory and the environment of one test."""
+
+    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+        self.directory = directory
+        self.environment = environment
+
+    def __call__(self, *words: str, stdin: str = "", **environment: str) -> Done:
+        """Run ``kvmctl`` with `words` to its end."""
+        return subprocess.run(
+            [*PROGRAM, *words],
+            env=self.environment | environment,
+            cwd=self.directory,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+
+    def ok(self, *words: str, stdin: str = "", **environment: str) -> str:
+        """What it prints when it succeeds, as it must."""
+        done = self(*words, stdin=stdin, **environment)
+        assert done.returncode == 0, f"kvmctl {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def popen(self, *words: str, stdin: int = subprocess.PIPE, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        """Start ``kvmctl`` and leave it running, in a session of its own."""
+        return subprocess.Popen(
+            [*PROGRAM, *words],
+            env=self.environment,
+            cwd=self.directory,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def modules(self, *words: str, stdin: str = "") -> set[str]:
+        """What is in memory at the end of a successful ``kvmctl``."""
+        source = (
+            "import sys, atexit; atexit.register(lambda: print('\\n', *sys.modules, file=sys.stderr)); "
+            "from kvmctl.cli.main import main; main()"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", source, *words],
+            env=self.environment,
+            cwd=self.directory,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=PATIENCE,
+        )
+        return set(done.stderr.rpartition("\n ")[2].split())
+
+
+@pytest.fixture
+def kvmctl(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Kvmctl]:
+    """The command line of a user who has no machines; what is left running at the end fails the test."""
+    cache = pytestconfig.cache
+    assert cache is not None
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("KVMCTL_")}
+    ours = {f"KVMCTL_{part}_DIR": str(tmp_path / part.lower()) for part in ("CONFIG", "STATE", "RUNTIME")}
+    yield Kvmctl(tmp_path, kept | ours | {"KVMCTL_CACHE_DIR": str(cache.mkdir("kvmctl")), "PYTHONPATH": str(ROOT)})
+    leaked = end_all(str(tmp_path))
+    assert not leaked, f"left running: {leaked}"
