@@ -21,7 +21,7 @@ from kvmctl.guest.run import run
 from .raw_qemu import QEMU, RawQemu, raw_qemu
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "build-guest"
-READY = rb"GUEST-READY kernel (\S+) after [\d.]+ s\r\n"
+READY = rb"(?s)on kernel (\S+)\r\n.*GUEST-READY\r\n"
 
 pytestmark = [
     pytest.mark.linux,
