@@ -141,6 +141,7 @@ async def test_balloon_takes_and_gives_back(linux: Linux) -> None:
 
 
 def test_console_has_a_shell(linux: Linux) -> None:
+    linux.qemu.console.expect(rb"/ # ")
     linux.qemu.console.send(b"echo $((6 * 7))\n")
     linux.qemu.console.expect(rb"\n42\r\n")
 
