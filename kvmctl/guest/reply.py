@@ -14,6 +14,7 @@ _T = TypeVar("_T", bound=int | str)
 _ITEMS_MAX = 200_000
 """Commas in a reply. Parsed, ``[],[],[]`` takes twenty times its length in memory; no reply has this many values."""
 _QUOTED_MAX = 300
+_FORBIDDEN = "The agent in the guest is too old for it, or its configuration forbids it (block-rpcs, blacklist)."
 
 
 def parse_reply(line: bytes, *, command: str) -> Any:
@@ -27,7 +28,9 @@ def parse_reply(line: bytes, *, command: str) -> Any:
             return result
         case {"error": {"class": str(error_class), "desc": str(description)}}:
             raise AgentError(
-                f"the guest agent refused {command!r}: {_printable(description)}", error_class=_printable(error_class)
+                f"the guest agent refused {command!r}: {_printable(description)}",
+                hint=_FORBIDDEN if error_class == "CommandNotFound" else "",
+                error_class=_printable(error_class),
             )
         case _:
             raise AgentError(f"the guest agent answered {command!r} with nonsense", detail=quote(line))

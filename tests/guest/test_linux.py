@@ -21,7 +21,7 @@ from kvmctl.guest.run import run
 from .raw_qemu import QEMU, RawQemu, raw_qemu
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "build-guest"
-READY = rb"GUEST-READY kernel (\S+) after [\d.]+ s\r\n"
+READY = rb"(?s)on kernel (\S+)\r\n.*GUEST-READY\r\n"
 
 pytestmark = [
     pytest.mark.linux,
@@ -141,6 +141,7 @@ async def test_balloon_takes_and_gives_back(linux: Linux) -> None:
 
 
 def test_console_has_a_shell(linux: Linux) -> None:
+    linux.qemu.console.expect(rb"/ # ")
     linux.qemu.console.send(b"echo $((6 * 7))\n")
     linux.qemu.console.expect(rb"\n42\r\n")
 
