@@ -7,6 +7,7 @@ run is imported, and never rich (typer would use it for help and errors, at the 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -57,7 +58,7 @@ class VerbGroup(TyperGroup):
 def exit_codes() -> list[tuple[int, str]]:
     """Every exit code of kvmctl's own and what it means; those of ``exec`` are in its own help."""
     classes = sorted(KvmctlError.__subclasses__(), key=lambda error: error.exit_code)
-    own = [(error.exit_code, (error.__doc__ or "").split(". ")[0].rstrip(".")) for error in classes]
+    own = [(error.exit_code, re.split(r"\.|;", error.__doc__ or "")[0]) for error in classes]
     return [(0, "Done"), (1, "Another error"), (2, "The command line is wrong"), *own, (130, "Interrupted")]
 
 
