@@ -55,6 +55,7 @@ def test_the_source_distribution_holds_what_is_needed_to_test_it(dist: Path) -> 
 def test_the_installed_command_runs_outside_the_tree(installed: Path, tmp_path: Path) -> None:
     version = _run([str(installed / "kvmctl"), "--version"], cwd=tmp_path)
     assert version == _run([str(installed / "python"), "-m", "kvmctl", "--version"], cwd=tmp_path)
+    assert "kernel" in _run([str(installed / "kvmctl"), "argv", "tiny"], cwd=tmp_path)
     where = _run([str(installed / "python"), "-c", "import kvmctl; print(kvmctl.__file__)"], cwd=tmp_path)
     assert where.startswith(str(installed.parent))
 
