@@ -84,6 +84,11 @@ class Roots:
         """Probe replies of QEMU binaries, keyed by their file identity."""
         return join(self.cache, "qemu")
 
+    @property
+    def plan_cache(self) -> str:
+        """Plans of specs that were started before, for as long as nothing that they were made from has changed."""
+        return join(self.cache, "plans")
+
     def spec(self, name: str) -> str:
         """A defined machine's spec; the machine is defined by this file being there. Raises NotFound."""
         return join(self.machines, f"{check_name(name)}.toml")

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import start as starting
 from kvmctl.runtime.prepare import load_machine, name_of, prepare
-from kvmctl.runtime.registry import pin
+from kvmctl.runtime.specs import pin
 from kvmctl.runtime.vm import Vm
 from kvmctl.spec.machine import Machine
 

@@ -20,7 +20,7 @@ DOMAIN = f"""
   <os><type machine='q35' arch='x86_64'>hvm</type></os><features><acpi/></features><cpu mode='maximum'/>
   <devices>
     <console type='pty'/><memballoon model='virtio' freePageReporting='on'/>
-    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng><panic model='pvpanic'/>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng><panic model='isa'/>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
     <interface type='user'><model type='virtio'/></interface><video><model type='none'/></video>
   </devices>
