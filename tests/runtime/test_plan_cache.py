@@ -18,6 +18,13 @@ pytestmark = [pytest.mark.qemu]
 SPEC = 'accel = "tcg"\nmemory = "16MiB"\nfirmware = "qboot.rom"\n[boot]\nkernel = "builtin:tiny"\n'
 
 
+@pytest.fixture(autouse=True)
+def roots(roots: Roots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Roots:
+    """Directories of which not even the cache is shared."""
+    monkeypatch.setenv("KVMCTL_CACHE_DIR", str(tmp_path / "cache"))
+    return kvmctl.find_roots()
+
+
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
     path = tmp_path / "web.toml"
