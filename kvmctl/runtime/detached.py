@@ -57,13 +57,14 @@ def _finish(beginning: Beginning) -> int:
     """Let the machine run; its process id."""
     try:
         asyncio = import_module("asyncio")
-        let_go = import_module("kvmctl.runtime.start").let_go
+        let_go = import_module("kvmctl.runtime.handshake").let_go
     except BaseException as error:
         raise beginning.fail(error) from error
 
-    async def finish() -> int:
-        async with await let_go(beginning) as vm:
-            return int(vm.pid)
+    async def finish() -> None:
+        async with await let_go(beginning):
+            pass
 
-    pid: int = asyncio.run(finish())
-    return pid
+    asyncio.run(finish())
+    beginning.child.disown()
+    return beginning.child.process.pid

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from kvmctl.errors import DeadlineExceeded
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime.begin import Beginning, begin
-from kvmctl.runtime.monitor import Monitor
+from kvmctl.runtime.handshake import let_go
 from kvmctl.runtime.vm import Vm
-
-START_SECONDS = 60.0
-"""How long QEMU may take from its start to its first instruction: it may have to touch a lot of memory first."""
 
 
 async def start_plan(plan: Plan, paths: MachinePaths) -> Vm:
     """Start the machine; it goes on when this process ends. Raises AlreadyRunning, LaunchFailed and many more."""
-    return await let_go(begin(plan, paths, is_captive=False))
+    return await _vm(begin(plan, paths, is_captive=False))
 
 
 @asynccontextmanager
@@ -28,7 +23,7 @@ async def run_plan(plan: Plan, paths: MachinePaths) -> AsyncIterator[Vm]:
 
     It ends with this process whatever ends that, SIGKILL included.
     """
-    vm = await let_go(begin(plan, paths, is_captive=True))
+    vm = await _vm(begin(plan, paths, is_captive=True))
     try:
         yield vm
     finally:
@@ -40,21 +35,8 @@ async def run_plan(plan: Plan, paths: MachinePaths) -> AsyncIterator[Vm]:
             vm.forget()
 
 
-async def let_go(beginning: Beginning) -> Vm:
-    """Let a machine run whose QEMU was started. Whatever goes wrong, nothing is left of it."""
-    monitor = None
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            monitor = await Monitor.connect(beginning.child.monitor.dup(), name=beginning.plan.name)
-            for step in beginning.plan.before_run:
-                await monitor.execute(step.execute, step.arguments)
-            beginning.child.widen_backlogs()
-            await monitor.execute("cont")
-    except BaseException as error:
-        if monitor is not None:
-            await monitor.close()
-        raise beginning.fail(_timely(error, beginning.plan.name)) from error
-    beginning.succeed()
+async def _vm(beginning: Beginning) -> Vm:
+    monitor = await let_go(beginning)
     return Vm(
         beginning.plan,
         beginning.paths,
@@ -63,9 +45,3 @@ async def let_go(beginning: Beginning) -> Vm:
         child=beginning.child,
         claim=beginning.claim,
     )
-
-
-def _timely(error: BaseException, name: str) -> BaseException:
-    if isinstance(error, TimeoutError):
-        return DeadlineExceeded(f"QEMU of {name!r} did not come up within {START_SECONDS:g} s")
-    return error
