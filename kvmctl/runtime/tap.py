@@ -18,9 +18,11 @@ from kvmctl.plan.model import Tap, VhostNet
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI, _IFF_MULTI_QUEUE, _IFF_VNET_HDR = 0x0002, 0x1000, 0x0100, 0x4000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCBRADDIF = 0x8913, 0x8914, 0x89A2
+_SIOCGIFHWADDR, _SIOCSIFHWADDR = 0x8927, 0x8924
 _IFF_UP = 0x1
 _IFREQ_FLAGS = struct.Struct("16sH22x")
 _IFREQ_INDEX = struct.Struct("16si20x")
+_IFREQ_ADDRESS = struct.Struct("16sH6s16x")
 _WITHOUT_PRIVILEGE = 'Run as root, or use a network of type "user", which needs no privilege.'
 
 
@@ -31,11 +33,12 @@ def open_tap(tap: Tap) -> list[int]:
             f"{tap.key}.bridge: there is no bridge {tap.bridge!r}",
             hint=f"Make it: ip link add {tap.bridge} type bridge && ip link set {tap.bridge} up",
         )
+    is_ours = tap.device not in _interfaces()
     descriptors: list[int] = []
     try:
         name = _open_queues(tap, descriptors)
         if tap.bridge is not None:
-            _join(name, tap.bridge, key=tap.key)
+            _join(name, tap.bridge, key=tap.key, is_ours=is_ours)
     except BaseException:
         for descriptor in descriptors:
             os.close(descriptor)
@@ -94,10 +97,12 @@ def _open(device: str, *, key: str) -> int:
         raise HostError(f"{key}: cannot open {device!r}: {error.strerror}", hint=_WITHOUT_PRIVILEGE) from error
 
 
-def _join(name: str, bridge: str, *, key: str) -> None:
+def _join(name: str, bridge: str, *, key: str, is_ours: bool) -> None:
     """Put interface `name` on `bridge` and set it up, unless root has done both before."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
         try:
+            if is_ours:
+                _raise_address(control, name)
             if _bridge_of(name) != bridge:
                 index = socket.if_nametoindex(name)
                 fcntl.ioctl(control, _SIOCBRADDIF, _IFREQ_INDEX.pack(bridge.encode(), index))
@@ -109,6 +114,14 @@ def _join(name: str, bridge: str, *, key: str) -> None:
             raise HostError(
                 summary, hint=_WITHOUT_PRIVILEGE if error.errno == errno.EPERM else "See: bridge link"
             ) from error
+
+
+def _raise_address(control: socket.socket, name: str) -> None:
+    # A bridge takes the lowest address of its ports for its own. Were that a tap's, it would change, and the host drop
+    # off the network for a moment, whenever a machine comes or goes. libvirt's taps begin with fe, too.
+    reply = fcntl.ioctl(control, _SIOCGIFHWADDR, _IFREQ_ADDRESS.pack(name.encode(), 0, b""))
+    _, family, address = _IFREQ_ADDRESS.unpack(reply)
+    fcntl.ioctl(control, _SIOCSIFHWADDR, _IFREQ_ADDRESS.pack(name.encode(), family, b"\xfe" + address[1:]))
 
 
 def _set_up(control: socket.socket, name: str) -> None:

@@ -77,6 +77,7 @@ def test_a_tap_is_up_on_its_bridge_and_goes_with_its_machine(kvmctl: Kvmctl, net
     assert done.returncode == 0, done.stderr
     (tap,) = net.links("master", "br0").values()
     assert "UP" in tap["flags"]
+    assert str(tap["address"]).startswith("fe:")  # so that the bridge never takes it for its own
     kvmctl.ok("kill", "wired")
     assert not net.links("master", "br0")
     kvmctl.ok("rm", "--yes", "wired")
