@@ -34,7 +34,7 @@ def start_detached(reference: str, *, name: str | None = None, roots: Roots | No
     roots = roots or store.find_roots()
     if name is None and not specs.is_path(reference):
         name = reference
-    entry = Entry(roots, specs.find_spec(reference, roots), name)
+    entry = Entry(roots, specs.find_spec(reference, roots=roots), name)
     plan = entry.load()
     if plan is None:
         prepared, machine = _prepare(entry)

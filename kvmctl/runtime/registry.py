@@ -70,7 +70,7 @@ def create(name: str, fields: Mapping[str, Any], *, roots: Roots | None = None) 
 def files_of(name: str, *, roots: Roots | None = None) -> list[str]:
     """Everything that `remove` would delete: the spec, the run directory, the state with the disks made for it."""
     roots = roots or store.find_roots()
-    listing.find_machine(name, roots)
+    listing.find_machine(name, roots=roots)
     paths = roots.machine(name)
     return [path for path in (roots.spec(name), paths.run, paths.state) if os.path.exists(path)]
 

@@ -10,6 +10,7 @@ from kvmctl.errors import DeadlineExceeded
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime.begin import Beginning, begin
+from kvmctl.runtime.journal import Journal
 from kvmctl.runtime.monitor import Monitor
 from kvmctl.runtime.vm import Vm
 
@@ -32,37 +33,34 @@ async def run_plan(plan: Plan, paths: MachinePaths) -> AsyncIterator[Vm]:
     try:
         yield vm
     finally:
-        try:
-            if vm.is_alive:
-                await vm.quit()
-        finally:
-            await vm.close()
-            vm.forget()
+        await vm.dispose()
 
 
 async def let_go(beginning: Beginning) -> Vm:
     """Let a machine run whose QEMU was started. Whatever goes wrong, nothing is left of it."""
+    plan, child = beginning.plan, beginning.child
     monitor = None
     try:
         async with asyncio.timeout(START_SECONDS):
-            monitor = await Monitor.connect(beginning.child.monitor.dup(), name=beginning.plan.name)
-            for step in beginning.plan.before_run:
+            monitor = await Monitor.connect(child.monitor.dup(), name=plan.name)
+            for step in plan.before_run:
                 await monitor.execute(step.execute, step.arguments)
-            beginning.child.widen_backlogs()
+            child.widen_backlogs()
             await monitor.execute("cont")
+        if not beginning.claim.is_captive:
+            await monitor.close()  # it belongs to this event loop, which the machine and its handle may outlive
+        journal = Journal(beginning.paths)
     except BaseException as error:
-        if monitor is not None:
-            await monitor.close()
-        raise beginning.fail(_timely(error, beginning.plan.name)) from error
+        try:
+            if monitor is not None:
+                await monitor.close()
+        finally:
+            cause = beginning.fail(_timely(error, plan.name))
+        if cause is error:
+            raise
+        raise cause from error
     beginning.succeed()
-    return Vm(
-        beginning.plan,
-        beginning.paths,
-        beginning.child.process,
-        monitor=monitor,
-        child=beginning.child,
-        claim=beginning.claim,
-    )
+    return Vm(plan, beginning.paths, child.process, journal, monitor=monitor, child=child, claim=beginning.claim)
 
 
 def _timely(error: BaseException, name: str) -> BaseException:
