@@ -57,13 +57,11 @@ def _finish(beginning: Beginning) -> int:
     """Let the machine run; its process id."""
     try:
         asyncio = import_module("asyncio")
-        let_go = import_module("kvmctl.runtime.start").let_go
+        let_go = import_module("kvmctl.runtime.handshake").let_go
     except BaseException as error:
         raise beginning.fail(error) from error
 
-    async def finish() -> int:
-        async with await let_go(beginning) as vm:
-            return int(vm.pid)
-
-    pid: int = asyncio.run(finish())
-    return pid
+    asyncio.run(let_go(beginning))
+    with beginning.child.process as process:
+        beginning.child.disown()
+        return process.pid

@@ -49,7 +49,7 @@ class Entry:
         return None
 
     def save(self, plan: Plan, *, qemu: str | None) -> None:
-        """Keep `plan`, made with the QEMU that the spec asks for as `qemu`; where that fails nothing is lost but time."""
+        """Keep `plan`, made with the QEMU that the spec asks for as `qemu`; failing that costs nothing but time."""
         with suppress(OSError, KvmctlError):
             digest = self._digest(plan.name, qemu)
             if digest is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
@@ -16,6 +15,11 @@ from kvmctl.guest.agent import Agent, Connect
 from kvmctl.testing.fakeagent import FakeAgent
 
 from .local_agent import LocalCommands
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from guestbuild.deb import read_deb  # noqa: E402
 
 ACTIVATE = """
 import os, sys
@@ -43,18 +47,31 @@ def agent(connect: Connect) -> Agent:
     return Agent(connect)
 
 
+@pytest.fixture(scope="session")
+def qemu_ga_binary(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The installed one, or the one from the package that the small Linux guest was made with."""
+    if installed := shutil.which("qemu-ga"):
+        return installed
+    package = next((SCRIPTS.parent / "machines/images/small-linux/apt/debs").glob("qemu-guest-agent_*.deb"), None)
+    if package is None:
+        pytest.skip("there is no qemu-ga: install qemu-guest-agent, or run scripts/build-guest")
+    binary = tmp_path_factory.mktemp("qemu-ga") / "qemu-ga"
+    binary.write_bytes(next(item.data for item in read_deb(package) if item.name == "usr/sbin/qemu-ga"))
+    binary.chmod(0o755)
+    if subprocess.run([binary, "--version"], capture_output=True, check=False).returncode:
+        pytest.skip("qemu-ga does not start here: its libraries are not installed")
+    return str(binary)
+
+
 @pytest.fixture
-def qemu_ga(tmp_path: Path) -> Iterator[Connect]:
+def qemu_ga(qemu_ga_binary: str, tmp_path: Path) -> Iterator[Connect]:
     """QEMU's own agent, on this host and a socket of its own."""
-    binary = os.environ.get("KVMCTL_TEST_QEMU_GA") or shutil.which("qemu-ga")
-    if not binary:
-        pytest.skip("qemu-ga is not installed (package qemu-guest-agent, or its path in KVMCTL_TEST_QEMU_GA)")
     path = str(tmp_path / "agent.sock")
     with socket.socket(socket.AF_UNIX) as listener, (tmp_path / "agent.log").open("wb") as log:
         # Listened on beforehand, it can be connected to at once.
         listener.bind(path)
         listener.listen(64)
-        argv = [sys.executable, "-c", ACTIVATE, str(listener.fileno()), binary, "-m", "unix-listen"]
+        argv = [sys.executable, "-c", ACTIVATE, str(listener.fileno()), qemu_ga_binary, "-m", "unix-listen"]
         argv += ["-p", path, "-t", str(tmp_path), "-f", str(tmp_path / "agent.pid")]
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[listener.fileno()])
     yield lambda: _connected(path)
