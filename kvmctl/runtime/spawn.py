@@ -148,27 +148,28 @@ def command_line(plan: Plan, numbers: Mapping[str, int]) -> list[str]:
 def _exec(
     plan: Plan, paths: MachinePaths, numbers: Mapping[str, int], *, stdin: int, inherited: tuple[int, ...]
 ) -> subprocess.Popen[bytes]:
-    journal = files.open_append(paths.journal, truncate=True)
-    log = files.open_append(paths.qemu_log, truncate=True)
-    try:
-        return subprocess.Popen(
-            command_line(plan, numbers),
-            stdin=stdin,
-            stdout=journal,
-            stderr=log,
-            pass_fds=(*numbers.values(), *inherited),
-            env=_environment(plan),
-            cwd="/",
-            umask=0o177,  # QEMU makes no directories, but sockets, which would be executable
-            start_new_session=True,
-        )
-    except FileNotFoundError as error:
-        raise QemuNotFound(f"there is no QEMU at {plan.qemu!r}", hint="See: kvmctl doctor") from error
-    except OSError as error:
-        raise LaunchFailed(f"cannot run {plan.qemu!r}: {error.strerror}") from error
-    finally:
-        os.close(journal)
-        os.close(log)
+    with ExitStack() as stack:
+        outputs = []
+        for path in (paths.journal, paths.qemu_log):
+            outputs.append(files.open_append(path, truncate=True))
+            stack.callback(os.close, outputs[-1])
+        try:
+            return subprocess.Popen(
+                command_line(plan, numbers),
+                stdin=stdin,
+                stdout=outputs[0],
+                stderr=outputs[1],
+                pass_fds=(*numbers.values(), *inherited),
+                env=_environment(plan),
+                cwd="/",
+                umask=0o177,  # QEMU makes no directories, but sockets, which would be executable
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            raise QemuNotFound(f"there is no QEMU at {plan.qemu!r}", hint="See: kvmctl doctor") from error
+        except OSError as error:
+            raise LaunchFailed(f"cannot run {plan.qemu!r}: {error.strerror}") from error
+    raise LaunchFailed(f"cannot run {plan.qemu!r}")  # unreachable: the block above returns or raises
 
 
 def _journal_input(stack: ExitStack) -> tuple[int, int]:

@@ -66,8 +66,10 @@ class Claim:
     def abandon(self) -> None:
         """Give the claim back and leave nothing: no run directory, and nobody who has the lock from us.
 
-        Raises StateError, DeadlineExceeded.
+        Done once, however often it is asked for. Raises StateError, DeadlineExceeded.
         """
+        if self.tether < 0:
+            return
         self.release_lock()  # the tether keeps everybody out
         try:
             with _one_at_a_time(self.paths):
