@@ -34,7 +34,7 @@ def start_detached(reference: str, *, name: str | None = None, roots: Roots | No
     roots = roots or store.find_roots()
     if name is None and not specs.is_path(reference):
         name = reference
-    entry = Entry(roots, specs.find_spec(reference, roots), name)
+    entry = Entry(roots, specs.find_spec(reference, roots=roots), name)
     plan = entry.load()
     if plan is None:
         prepared, machine = _prepare(entry)
@@ -61,10 +61,7 @@ def _finish(beginning: Beginning) -> int:
     except BaseException as error:
         raise beginning.fail(error) from error
 
-    async def finish() -> None:
-        async with await let_go(beginning):
-            pass
-
-    asyncio.run(finish())
-    beginning.child.disown()
-    return beginning.child.process.pid
+    asyncio.run(let_go(beginning))
+    with beginning.child.process as process:
+        beginning.child.disown()
+        return process.pid

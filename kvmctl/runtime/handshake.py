@@ -12,8 +12,12 @@ START_SECONDS = 60.0
 """How long QEMU may take from its start to its first instruction: it may have to touch a lot of memory first."""
 
 
-async def let_go(beginning: Beginning) -> Monitor:
-    """Let a machine run whose QEMU was started; its private monitor, which the caller closes."""
+async def let_go(beginning: Beginning) -> Monitor | None:
+    """Let a machine run whose QEMU was started.
+
+    Gives the private monitor of one that ends with us, which the caller closes; one that goes on has none: a monitor
+    belongs to an event loop, which such a machine and its handle may outlive.
+    """
     monitor = None
     try:
         async with asyncio.timeout(START_SECONDS):
@@ -22,12 +26,19 @@ async def let_go(beginning: Beginning) -> Monitor:
                 await monitor.execute(step.execute, step.arguments)
             beginning.child.widen_backlogs()
             await monitor.execute("cont")
-    except BaseException as error:
-        if monitor is not None:
+        if not beginning.claim.is_captive:
             await monitor.close()
-        raise beginning.fail(_timely(error, beginning.plan.name)) from error
+    except BaseException as error:
+        try:
+            if monitor is not None:
+                await monitor.close()
+        finally:
+            cause = beginning.fail(_timely(error, beginning.plan.name))
+        if cause is error:
+            raise
+        raise cause from error
     beginning.succeed()
-    return monitor
+    return monitor if beginning.claim.is_captive else None
 
 
 def _timely(error: BaseException, name: str) -> BaseException:

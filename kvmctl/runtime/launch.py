@@ -25,7 +25,7 @@ async def launch(
     ends with this process, whatever ends that, and nothing of it is left. Raises SpecError, NotFound, HostError,
     LaunchFailed.
     """
-    loaded = load_machine(machine, roots)
+    loaded = load_machine(machine, roots=roots)
     unique = f"{name_of(machine, loaded)[:57]}-{secrets.token_hex(3)}" if name is None else name
     prepared = prepare(loaded, name=unique, is_captive=True, roots=roots)
     async with starting.run_plan(prepared.plan, prepared.paths) as vm:
@@ -41,5 +41,10 @@ async def start(
     """
     prepared = prepare(machine, name=name, roots=roots)
     vm = await starting.start_plan(prepared.plan, prepared.paths)
-    pin(prepared.paths, prepared.plan.machine_type, roots=roots)
+    try:
+        pin(prepared.paths, prepared.plan.machine_type, roots=roots)
+    except BaseException:
+        async with vm:
+            await vm.kill()
+        raise
     return vm

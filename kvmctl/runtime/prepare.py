@@ -41,7 +41,7 @@ def prepare(
     """
     roots = roots or store.find_roots()
     reference = machine
-    machine = load_machine(reference, roots)
+    machine = load_machine(reference, roots=roots)
     name = name_of(reference, machine) if name is None else name
     paths = roots.machine(name, ephemeral=is_captive)
     host = probe()
@@ -52,11 +52,11 @@ def prepare(
     return Prepared(tie(plan, host, qemu) if is_captive else plan, paths)
 
 
-def load_machine(machine: Machine | str | os.PathLike[str], roots: Roots | None = None) -> Machine:
+def load_machine(machine: Machine | str | os.PathLike[str], *, roots: Roots | None = None) -> Machine:
     """`machine` itself, or the spec of that name or in that file. Raises SpecError, NotFound."""
     if isinstance(machine, Machine):
         return machine
-    return load(specs.find_spec(os.fspath(machine), roots))
+    return load(specs.find_spec(os.fspath(machine), roots=roots))
 
 
 def name_of(reference: Machine | str | os.PathLike[str], machine: Machine) -> str:

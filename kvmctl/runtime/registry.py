@@ -75,7 +75,7 @@ def files_of(name: str, *, roots: Roots | None = None) -> list[str]:
     Raises NotFound, AlreadyRunning.
     """
     roots = roots or store.find_roots()
-    listing.find_machine(name, roots)
+    listing.find_machine(name, roots=roots)
     paths = roots.machine(name)
     if store.is_alive(paths):
         raise store.already_running(paths)

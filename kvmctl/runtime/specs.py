@@ -8,7 +8,7 @@ from kvmctl.plan.paths import BUILTIN_SPECS, MachinePaths, Roots
 from kvmctl.runtime import files, listing, store
 
 
-def find_spec(reference: str, roots: Roots | None = None) -> str:
+def find_spec(reference: str, *, roots: Roots | None = None) -> str:
     """The file of a spec by its path, its machine's name, or the name of a built-in one. Raises NotFound.
 
     What has a slash or ends in ``.toml`` or ``.json`` is a path.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime.begin import Beginning, begin
 from kvmctl.runtime.handshake import let_go
+from kvmctl.runtime.journal import Journal
 from kvmctl.runtime.vm import Vm
 
 
@@ -27,21 +28,19 @@ async def run_plan(plan: Plan, paths: MachinePaths) -> AsyncIterator[Vm]:
     try:
         yield vm
     finally:
-        try:
-            if vm.is_alive:
-                await vm.quit()
-        finally:
-            await vm.close()
-            vm.forget()
+        await vm.dispose()
 
 
 async def _vm(beginning: Beginning) -> Vm:
-    monitor = await let_go(beginning)
+    with ExitStack() as stack:
+        try:
+            journal = stack.enter_context(Journal(beginning.paths))
+        except BaseException as error:
+            beginning.fail(error)
+            raise
+        monitor = await let_go(beginning)
+        stack.pop_all()
+    child = beginning.child
     return Vm(
-        beginning.plan,
-        beginning.paths,
-        beginning.child.process,
-        monitor=monitor,
-        child=beginning.child,
-        claim=beginning.claim,
+        beginning.plan, beginning.paths, child.process, journal, monitor=monitor, child=child, claim=beginning.claim
     )

@@ -56,17 +56,27 @@ class Claim:
         if self.tether >= 0:
             with suppress(FileNotFoundError):
                 os.unlink(self.paths.tether)
+            self._close_tether()
+
+    def _close_tether(self) -> None:
+        if self.tether >= 0:
             os.close(self.tether)
             self.tether = -1
 
     def abandon(self) -> None:
-        """Give the claim back and leave no run directory."""
+        """Give the claim back and leave nothing: no run directory, and nobody who has the lock from us.
+
+        Done once, however often it is asked for. Raises StateError, DeadlineExceeded.
+        """
+        if self.tether < 0:
+            return
+        self.release_lock()  # the tether keeps everybody out
         try:
             with _one_at_a_time(self.paths):
+                _end_holder(self.paths)
                 _discard(self.paths)
         finally:
-            self.release_lock()
-            self.untether()
+            self._close_tether()
 
 
 def claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
@@ -134,7 +144,7 @@ def read_pid(paths: MachinePaths) -> int | None:
 
 def find_process(paths: MachinePaths) -> Process | None:
     """The machine's QEMU, shown to hold its lock; None where it is not running or is not ours to look at."""
-    return find_holder(paths.lock, hint=read_pid(paths)) if is_alive(paths) else None
+    return find_holder(paths.lock, tether=paths.tether, hint=read_pid(paths)) if is_alive(paths) else None
 
 
 def run_names(roots: Roots) -> list[str]:
@@ -163,15 +173,19 @@ def sweep_one(paths: MachinePaths) -> None:
 
 
 def _sweep(paths: MachinePaths) -> None:
-    if not _is_abandoned(paths):
-        return
+    if _is_abandoned(paths):
+        _end_holder(paths)
+        _discard(paths)
+
+
+def _end_holder(paths: MachinePaths) -> None:
     process = find_process(paths)
-    if process is not None:
-        with process:
-            process.signal(SIGKILL)
-            if not process.wait(_REAP_SECONDS):
-                raise DeadlineExceeded(f"QEMU of {paths.name!r} (process {process.pid}) does not die")
-    _discard(paths)
+    if process is None:
+        return
+    with process:
+        process.signal(SIGKILL)
+        if not process.wait(_REAP_SECONDS):
+            raise DeadlineExceeded(f"QEMU of {paths.name!r} (process {process.pid}) does not die")
 
 
 def _is_abandoned(paths: MachinePaths) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import glob
 import os
+import secrets
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,16 @@ from kvmctl.testing.fakeagent import Channel, FakeAgent, Refusal, silent
 from .local_agent import LocalCommands
 
 
-def leftovers() -> set[str]:
-    return {path for place in ("/var/tmp", "/tmp", "/run", "/dev/shm") for path in glob.glob(f"{place}/kvmctl-*")}
+@pytest.fixture
+def mark(monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the names of this test's files begin with, so that they are told from those of tests beside it."""
+    mark, token = secrets.token_hex(8), secrets.token_hex
+    monkeypatch.setattr(secrets, "token_hex", lambda size: mark + token(size))
+    return mark
+
+
+def leftovers(mark: str) -> list[str]:
+    return [path for place in ("/var/tmp", "/tmp", "/run", "/dev/shm") for path in glob.glob(f"{place}/*{mark}*")]
 
 
 async def test_output_and_exit_code_come_back(agent: Agent) -> None:
@@ -80,11 +89,10 @@ async def test_command_that_can_not_be_run_exits_as_shells_have_it(agent: Agent,
     assert command.encode() in result.stderr
 
 
-async def test_nothing_stays_behind_in_the_guest(agent: Agent) -> None:
-    before = leftovers()
-    result = await run(agent, ["sh", "-c", "ls -d /var/tmp/kvmctl-* /tmp/kvmctl-* 2>/dev/null; true"])
-    assert {path for path in result.stdout.decode().split() if path not in before} == set()
-    assert leftovers() <= before
+async def test_nothing_stays_behind_in_the_guest(agent: Agent, mark: str) -> None:
+    result = await run(agent, ["sh", "-c", f"ls -d /var/tmp/*{mark}* /tmp/*{mark}* 2>/dev/null; true"])
+    assert result.stdout == b""
+    assert leftovers(mark) == []
 
 
 async def test_command_that_leaves_a_writer_behind_still_ends(agent: Agent, tmp_path: Path) -> None:
@@ -159,13 +167,12 @@ async def test_guest_without_a_shell_gives_its_output_at_the_end() -> None:
             await run(Agent(fake.connect), ["true"], env={"A": "b"})
 
 
-async def test_guest_that_forbids_files_gives_its_output_at_the_end() -> None:
+async def test_guest_that_forbids_files_gives_its_output_at_the_end(mark: str) -> None:
     commands = LocalCommands()
     table = {name: command for name, command in commands.table().items() if not name.startswith("guest-file")}
-    before = leftovers()
     async with FakeAgent(table) as fake:
         assert (await run(Agent(fake.connect), ["echo", "out"])).stdout == b"out\n"
-    assert leftovers() <= before
+    assert leftovers(mark) == []
 
 
 async def test_guest_that_forbids_commands_is_an_agent_error() -> None:

@@ -19,7 +19,15 @@ from kvmctl import Roots
 from kvmctl.runtime.begin import begin
 
 from .conftest import tiny
-from .scripts import AS_NOBODY, KILLED_AT_EVERY_STEP, ONE_START, START_OF_SEVERAL, run_script, start_script
+from .scripts import (
+    AS_NOBODY,
+    FAILING_AT_EVERY_STEP,
+    KILLED_AT_EVERY_STEP,
+    ONE_START,
+    START_OF_SEVERAL,
+    run_script,
+    start_script,
+)
 
 pytestmark = [pytest.mark.qemu]
 
@@ -183,6 +191,13 @@ def test_twenty_machines_started_by_four_processes_all_run() -> None:
 def test_a_launcher_killed_at_any_step_leaves_nothing(roots: Roots) -> None:
     said = run_script(KILLED_AT_EVERY_STEP)
     assert int(said.split()[1]) > 50  # so many things a start asks of the system, or the hook missed them
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["interrupt", "error"])
+def test_a_beginning_that_fails_at_any_step_leaves_nothing(roots: Roots, fault: str) -> None:
+    said = run_script(FAILING_AT_EVERY_STEP, fault)
+    assert int(said.split()[1]) > 50
 
 
 def test_a_full_disk_is_said_and_nothing_is_left(roots: Roots) -> None:
