@@ -103,5 +103,5 @@ def host() -> None:
 
 async def mistakes(vm: Vm) -> None:
     launch(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await vm.exec("true", on_stdout=print.nothing)  # type: ignore[attr-defined]  # pyright: ignore
-    kvmctl.lunch  # type: ignore[attr-defined]  # pyright: ignore  # noqa: B018
+    await vm.exec("true", on_stdout=print.nothing)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    kvmctl.lunch  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018
