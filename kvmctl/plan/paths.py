@@ -20,9 +20,12 @@ SUN_PATH_MAX: Final = 107
 (``<linux/un.h>``)."""
 
 
-NAME: Final = r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-"""What a machine may be called: its name is the name of directories, and QEMU's ``-name``."""
-NAME_ALLOWED: Final = "1 to 64 letters, digits, '_', '.' and '-', beginning with a letter or digit, without '..'"
+NAME: Final = r"(?!.*\.\.)(?!.*\.(toml|json)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+"""What a machine may be called: its name is the name of directories, and QEMU's ``-name``, and must not be taken for
+that of a file."""
+NAME_ALLOWED: Final = (
+    "1 to 64 letters, digits, '_', '.' and '-', beginning with a letter or digit, without '..' or '.toml' at its end"
+)
 
 
 def is_name(text: str) -> bool:

@@ -35,7 +35,7 @@ def define(path: str, *, name: str | None = None, roots: Roots | None = None) ->
         raise NotFound(f"cannot read {path!r}: {error}") from error
     base = os.path.dirname(os.path.abspath(path))
     machine = parse(text, source=path, base=base)
-    return write_spec(name or machine.name, absolute_text(text, base), roots=roots)
+    return write_spec(machine.name if name is None else name, absolute_text(text, base), roots=roots)
 
 
 def write_spec(name: str, text: str, *, roots: Roots | None = None) -> Definition:
@@ -64,14 +64,21 @@ def create(name: str, fields: Mapping[str, Any], *, roots: Roots | None = None) 
     roots = roots or store.find_roots()
     if os.path.exists(roots.spec(name)):
         raise AlreadyRunning(f"machine {name!r} is defined already", hint=f"Change it: kvmctl edit {name}")
-    return write_spec(name, tomlkit.dumps({"name": name, **fields}), roots=roots)
+    text = tomlkit.dumps({"name": name, **fields})
+    parse(text, source=name, base=roots.machines)  # its problems are those of the fields: there is no file yet
+    return write_spec(name, text, roots=roots)
 
 
 def files_of(name: str, *, roots: Roots | None = None) -> list[str]:
-    """Everything that `remove` would delete: the spec, the run directory, the state with the disks made for it."""
+    """Everything that `remove` would delete: the spec, the run directory, the state with the disks made for it.
+
+    Raises NotFound, AlreadyRunning.
+    """
     roots = roots or store.find_roots()
     listing.find_machine(name, roots=roots)
     paths = roots.machine(name)
+    if store.is_alive(paths):
+        raise store.already_running(paths)
     return [path for path in (roots.spec(name), paths.run, paths.state) if os.path.exists(path)]
 
 

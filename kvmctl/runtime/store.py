@@ -228,7 +228,8 @@ def _one_at_a_time(paths: MachinePaths) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _already_running(paths: MachinePaths) -> AlreadyRunning:
+def already_running(paths: MachinePaths) -> AlreadyRunning:
+    """The error for a machine whose lock somebody holds."""
     pid, _ = read_tether(paths)
     if pid is not None and is_tethered(paths):
         return AlreadyRunning(f"machine {paths.name!r} is held by process {pid}", hint=f"See: kvmctl show {paths.name}")
@@ -249,5 +250,5 @@ def _lock_file(path: str, paths: MachinePaths, stack: ExitStack) -> int:
     except OSError as error:
         raise files.cannot("open", path, error) from error
     if not ofd.try_lock(descriptor):
-        raise _already_running(paths)
+        raise already_running(paths)
     return descriptor

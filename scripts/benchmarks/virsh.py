@@ -57,7 +57,15 @@ def measure() -> list[Row]:
     if shutil.which("virsh") is None or shutil.which("libvirtd") is None:
         print("libvirt is not installed: no comparison with virsh", file=sys.stderr)
         return []
-    with libvirt() as uri:
+    rows = compare_with(["libvirtd"], "virsh")
+    if choose_accel(probe().kvm).accel == "tcg" and os.path.exists("/dev/kvm"):
+        rows += compare_with(["unshare", "-m", "sh", "-c", WITHOUT_KVM], "virsh without /dev/kvm")
+    return rows
+
+
+def compare_with(daemon: list[str], peer: str) -> list[Row]:
+    """Starts and stops against those of a libvirtd that the command `daemon` runs."""
+    with libvirt(daemon) as uri:
         virsh = ("virsh", "-q", "-c", uri)
         domain = Path(os.environ["KVMCTL_RUNTIME_DIR"]).parent / "domain.xml"
         domain.write_text(DOMAIN)
@@ -76,33 +84,29 @@ def measure() -> list[Row]:
         finally:
             timed([*virsh, "undefine", NAME])
     return [
-        compare("CLI: start, against virsh start", starts, virsh_starts, bound="≤ 0.35"),
-        compare("CLI: stop --force, against virsh destroy", stops, virsh_stops, bound="≤ 0.15"),
+        compare(f"CLI: start, against {peer} start", starts, virsh_starts, bound="≤ 0.35"),
+        compare(f"CLI: stop --force, against {peer} destroy", stops, virsh_stops, bound="≤ 0.15"),
     ]
 
 
 @contextmanager
-def libvirt() -> Iterator[str]:
+def libvirt(daemon: list[str]) -> Iterator[str]:
     """The URI of a libvirt that answers: the host's own, or one started for this and ended by its pid."""
     uri = "qemu:///system"
     if answers(uri):
         yield uri
         return
-    has_kvm = choose_accel(probe().kvm).accel == "kvm"
-    libvirtd = ["libvirtd"] if has_kvm else ["unshare", "-m", "sh", "-c", WITHOUT_KVM]
-    daemons = [
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for command in (["virtlogd"], libvirtd)
-    ]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    daemons = [subprocess.Popen(command, **quiet) for command in (["virtlogd"], daemon)]
     try:
         while not answers(uri):
             if daemons[-1].poll() is not None:
                 raise SystemExit("libvirtd does not start here")
         yield uri
     finally:
-        for daemon in daemons:
-            daemon.terminate()
-            daemon.wait()
+        for daemon_process in daemons:
+            daemon_process.terminate()
+            daemon_process.wait()
 
 
 def answers(uri: str) -> bool:

@@ -65,11 +65,11 @@ async def test_a_missing_image_with_a_size_is_made_and_kept(tmp_path: Path) -> N
 
 
 async def test_an_image_made_for_a_start_that_failed_goes_with_it(tmp_path: Path) -> None:
-    path = tmp_path / "new.img"
+    path = tmp_path / "made/too/new.img"
     machine = tiny(disks=[disk(path, size="1MiB")], extra_args=["-device", "no-such-device"])
     with pytest.raises(kvmctl.LaunchFailed):
         await kvmctl.start(machine)
-    assert not path.exists()
+    assert not (tmp_path / "made").exists()
 
 
 async def test_an_image_in_use_is_named_with_its_user(image: Path) -> None:
