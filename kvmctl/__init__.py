@@ -14,7 +14,7 @@ needs.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kvmctl.compile import compile_plan as compile_plan
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from kvmctl.errors import QmpError as QmpError
     from kvmctl.errors import SpecError as SpecError
     from kvmctl.errors import StateError as StateError
+    from kvmctl.guest.agent import Agent as Agent
+    from kvmctl.guest.agent import AgentInfo as AgentInfo
     from kvmctl.guest.run import ExecResult as ExecResult
     from kvmctl.host.doctor import Report as Report
     from kvmctl.host.doctor import diagnose as diagnose
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from kvmctl.runtime.listing import find_machine as find_machine
     from kvmctl.runtime.listing import list_machines as list_machines
     from kvmctl.runtime.listing import machine_names as machine_names
+    from kvmctl.runtime.monitor import Monitor as Monitor
     from kvmctl.runtime.ops import Balloon as Balloon
     from kvmctl.runtime.prepare import prepare as prepare
     from kvmctl.runtime.reading import Happening as Happening
@@ -132,6 +135,8 @@ _HOME = {
     "Finding": "kvmctl.host.finding",
     "Survey": "kvmctl.host.record",
     "survey": "kvmctl.host.survey",
+    "Agent": "kvmctl.guest.agent",
+    "AgentInfo": "kvmctl.guest.agent",
     "ExecResult": "kvmctl.guest.run",
     "Plan": "kvmctl.plan.model",
     "render": "kvmctl.plan.option",
@@ -160,6 +165,7 @@ _HOME = {
     "find_machine": "kvmctl.runtime.listing",
     "list_machines": "kvmctl.runtime.listing",
     "machine_names": "kvmctl.runtime.listing",
+    "Monitor": "kvmctl.runtime.monitor",
     "Balloon": "kvmctl.runtime.ops",
     "prepare": "kvmctl.runtime.prepare",
     "Happening": "kvmctl.runtime.reading",
@@ -189,18 +195,20 @@ _HOME = {
     "parse_size": "kvmctl.spec.units",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605  # computed so that the table is the one list
+# Type checkers read the imports at the top. Of a computed list they would take it that no name is public, and of a
+# function for all names that every name is.
+if not TYPE_CHECKING:
+    __all__ = sorted(_HOME)  # noqa: PLE0605  # computed so that the table is the one list
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
-        message = f"module 'kvmctl' has no attribute {name!r}"
-        raise AttributeError(message)
-    value = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        home = _HOME.get(name)
+        if home is None:
+            message = f"module 'kvmctl' has no attribute {name!r}"
+            raise AttributeError(message)
+        value = getattr(import_module(home), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return [*sorted(_HOME), *(name for name in globals() if name.startswith("__"))]

@@ -86,6 +86,10 @@ class SpecError(KvmctlError):
         detail = "\n".join(f"  {source}: {problem}" for problem in self.problems)
         super().__init__(f"{source}: {count} in the machine spec", detail=detail, hint=hint)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # An exception is pickled as its class and its message, which is not what this one is made from.
+        return type(self), (self.source, self.problems), vars(self)
+
 
 class NotFound(KvmctlError):
     """There is no machine, file or medium of that name."""

@@ -72,6 +72,18 @@ def test_the_installed_command_runs_the_guest_that_came_with_it(installed: Path,
         _run([str(installed / "kvmctl"), *words], cwd=tmp_path, **roots)
 
 
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_type_checkers_see_the_installed_package(installed: Path, tmp_path: Path, checker: str) -> None:
+    program = Path(sys.executable).with_name(checker)
+    if not program.exists():
+        pytest.skip(f"{checker} is not installed")
+    for name in ("typing_user.py", "typing_star.py"):
+        (tmp_path / name).write_text((ROOT / "tests" / name).read_text())
+    python = str(installed / "python")
+    options = {"mypy": ["--strict", "--python-executable", python], "pyright": ["--pythonpath", python]}
+    _run([str(program), *options[checker], str(tmp_path)], cwd=tmp_path)
+
+
 def _run(command: list[str], *, cwd: Path, **variables: str) -> str:
     """The output of `command`, which sees no Python path or environment of ours."""
     ours = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}

@@ -67,6 +67,8 @@ async def run_captured(turn: Turn, argv: Sequence[str], *, stdin: bytes = b"") -
 
 def check_command(argv: Sequence[str], *, stdin: bytes = b"") -> None:
     """Raises AgentError for a command that no agent could be given."""
+    if isinstance(argv, str):  # which is a sequence of words of one letter
+        raise AgentError(f"{argv!r} is one word, and a command is a list of them", hint=f'["sh", "-c", {argv!r}]')
     if not argv or not argv[0]:
         raise AgentError("no command was given")
     for word in argv:

@@ -59,7 +59,10 @@ class Console:
 
 
 def open_console(name: str, *, roots: Roots | None = None) -> Console:
-    """Attach to the first console of the running machine `name`. Raises ConsoleBusy, NotRunning, NotFound."""
+    """Attach to the first console of the running machine `name`.
+
+    Raises ConsoleBusy, NotRunning, StateError, and NotFound where there is no such machine, or it has no console.
+    """
     paths, process = end.find_running(name, roots=roots)
     lock = -1
     try:

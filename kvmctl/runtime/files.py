@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from _thread import get_ident  # threading itself costs `list` too much
 from contextlib import ExitStack, suppress
 
 from kvmctl.errors import StateError
@@ -32,7 +33,7 @@ def write_atomic(path: str, data: bytes, *, is_volatile: bool = False) -> None:
 
     What is volatile means nothing after a power cut, and is not waited for until it is on the disk.
     """
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = f"{path}.{os.getpid()}.{get_ident()}.tmp"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:

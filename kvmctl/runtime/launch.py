@@ -22,8 +22,12 @@ async def launch(
     """Run `machine`, a spec, or the name or file of one, for as long as the context lasts.
 
     It is given a name of its own, so that any number of one spec may run at once, unless `name` says otherwise. It
-    ends with this process, whatever ends that, and nothing of it is left. Raises SpecError, NotFound, HostError,
-    LaunchFailed.
+    ends with this process, whatever ends that, and nothing of it is left: of a thread with an event loop of its own,
+    it ends with the thread.
+
+    Raises SpecError and NotFound for what is asked; HostError, Busy and ImageError for what is not to be had here;
+    AlreadyRunning where `name` is taken; LaunchFailed, QmpError and DeadlineExceeded for a QEMU that does not come up;
+    StateError.
     """
     loaded = load_machine(machine, roots=roots)
     unique = f"{name_of(machine, loaded)[:57]}-{secrets.token_hex(3)}" if name is None else name
@@ -37,7 +41,7 @@ async def start(
 ) -> Vm:
     """Start `machine`, a spec, or the name or file of one; it goes on when this process ends.
 
-    Raises AlreadyRunning, SpecError, NotFound, HostError, LaunchFailed.
+    Raises AlreadyRunning, and what `launch` raises.
     """
     prepared = prepare(machine, name=name, roots=roots)
     vm = await starting.start_plan(prepared.plan, prepared.paths)

@@ -40,8 +40,8 @@ class Status:
 class Vm(Handle):
     """A machine that runs, or ran until a moment ago. Made by `launch`, `start` and `attach`.
 
-    Each operation has `deadline` seconds and raises DeadlineExceeded after that, MonitorBusy where another client holds
-    the monitor, NotRunning where the machine has ended.
+    Each operation has `deadline` seconds. It raises DeadlineExceeded after that, MonitorBusy where another client holds
+    the monitor, QmpError where QEMU refuses, NotRunning where the machine has ended, and KvmctlError once closed.
     """
 
     async def qmp(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
@@ -111,7 +111,9 @@ class Vm(Handle):
         raise NotRunning(f"machine {self.name!r} ended before its balloon had changed")
 
     async def screenshot(self, path: str) -> None:
-        """Save what the first display shows to `path` as PNG."""
+        """Save what the first display shows to `path` as PNG. Raises StateError where that can't be written."""
+        if not self.is_alive:
+            raise NotRunning(f"machine {self.name!r} has ended")
         # QEMU writes where it may; the file goes where the caller may, which need not be the same place.
         with tempfile.TemporaryDirectory(dir=self.paths.run) as directory:
             picture = os.path.join(directory, "screenshot.png")
@@ -141,7 +143,10 @@ class Vm(Handle):
         return Agent(partial(connect_unix, self.paths.agent))
 
     async def wait_for_agent(self) -> None:
-        """Wait until the guest's agent answers. Raises NotRunning where the machine ends before it."""
+        """Wait until the guest's agent answers.
+
+        Raises NotRunning where the machine ends before it, AgentError where it has no channel for one.
+        """
         if self.plan.guest.agent == "virtio":
             await observe.wait_for_agent_channel(self.paths, self._process)
         agent = self.agent()
@@ -194,7 +199,7 @@ class Vm(Handle):
     async def wait_for_console(self, pattern: str) -> str:
         """The console's first line in which the regular expression `pattern` is found, printed before now or after.
 
-        Raises NotRunning where the machine ends without it.
+        Raises NotRunning where the machine ends without it, KvmctlError where that is no regular expression.
         """
         return await observe.wait_for_console(self.paths, self._process, pattern)
 
