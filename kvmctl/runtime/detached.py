@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import specs, store
+from kvmctl.runtime import listing, specs, store
 from kvmctl.runtime.begin import Beginning, begin
 from kvmctl.runtime.plan_cache import Entry
 
@@ -41,8 +41,8 @@ def start_detached(reference: str, *, name: str | None = None, roots: Roots | No
         plan = prepared.plan
         entry.save(plan, qemu=machine.qemu)
     paths = roots.machine(plan.name)
-    pid = _finish(begin(plan, paths, is_captive=False))
-    specs.pin(paths, plan.machine_type, roots=roots)
+    is_defined = listing.is_defined(plan.name, roots)
+    pid = _finish(begin(plan, paths, is_captive=False, is_defined=is_defined))
     return Started(plan.name, pid, plan.warnings)
 
 

@@ -53,9 +53,10 @@ def find_running(name: str, *, roots: Roots | None = None) -> tuple[MachinePaths
     """The running machine `name` and its QEMU. Raises NotFound, NotRunning. The caller closes the process."""
     roots = roots or store.find_roots()
     paths = roots.machine(name)
-    listing.find_machine(name, roots=roots)
+    store.sweep_one(paths)
     process = store.find_process(paths)
     if process is None:
+        listing.find_machine(name, roots=roots)  # only now, so that what runs is in reach whatever became of its spec
         raise _not_running(paths)
     return paths, process
 

@@ -62,10 +62,10 @@ def find_machine(name: str, *, roots: Roots | None = None) -> MachineInfo:
     roots = roots or store.find_roots()
     paths = roots.machine(name)
     store.sweep_one(paths)
-    defined = defined_names(roots)
-    if name not in defined and not os.path.isdir(paths.run):
-        raise unknown(name, defined | set(store.run_names(roots)))
-    return inspect(roots, name, is_defined=name in defined)
+    has_spec = is_defined(name, roots)
+    if not has_spec and not os.path.isdir(paths.run):
+        raise unknown(name, defined_names(roots) | set(store.run_names(roots)))
+    return inspect(roots, name, is_defined=has_spec)
 
 
 def inspect(roots: Roots, name: str, *, is_defined: bool) -> MachineInfo:
@@ -78,6 +78,18 @@ def inspect(roots: Roots, name: str, *, is_defined: bool) -> MachineInfo:
     except (KvmctlError, OSError, ValueError, KeyError) as error:
         summary = error.summary if isinstance(error, KvmctlError) else f"{type(error).__name__}: {error}"
         return MachineInfo(name, State.BROKEN, is_defined, problem=summary)
+
+
+def is_defined(name: str, roots: Roots) -> bool:
+    """Whether machine `name` has a spec. Raises StateError where that can't be told, NotFound for what is no name."""
+    path = roots.spec(name)
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise files.cannot("read", path, error) from error
+    return True
 
 
 def defined_names(roots: Roots) -> set[str]:

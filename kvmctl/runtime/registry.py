@@ -9,7 +9,7 @@ from typing import Any
 
 import tomlkit
 
-from kvmctl.errors import AlreadyRunning, NotFound
+from kvmctl.errors import AlreadyRunning, NotFound, StateError
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import files, listing, store
 from kvmctl.spec.load import absolute_text, parse
@@ -43,7 +43,7 @@ def write_spec(name: str, text: str, *, roots: Roots | None = None) -> Definitio
     roots = roots or store.find_roots()
     path = roots.spec(name)
     parse(text, source=path, base=roots.machines)
-    is_there = os.path.exists(path)
+    is_there = listing.is_defined(name, roots)
     files.make_private_dir(roots.machines)
     files.write_atomic(path, text.encode())
     return Definition(name, path, replaced=is_there)
@@ -57,12 +57,16 @@ def read_spec(name: str, *, roots: Roots | None = None) -> str:
             return file.read()
     except FileNotFoundError:
         raise listing.unknown(name, listing.defined_names(roots)) from None
+    except OSError as error:
+        raise files.cannot("read", roots.spec(name), error) from error
+    except UnicodeDecodeError as error:
+        raise StateError(f"{roots.spec(name)!r} is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def create(name: str, fields: Mapping[str, Any], *, roots: Roots | None = None) -> Definition:
     """Define machine `name` from `fields`, a spec as plain values. Raises SpecError, AlreadyRunning, StateError."""
     roots = roots or store.find_roots()
-    if os.path.exists(roots.spec(name)):
+    if listing.is_defined(name, roots):
         raise AlreadyRunning(f"machine {name!r} is defined already", hint=f"Change it: kvmctl edit {name}")
     text = tomlkit.dumps({"name": name, **fields})
     parse(text, source=name, base=roots.machines)  # its problems are those of the fields: there is no file yet
