@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from kvmctl.runtime.console import open_console as open_console
     from kvmctl.runtime.describe import Description as Description
     from kvmctl.runtime.describe import describe as describe
+    from kvmctl.runtime.detached import Started as Started
+    from kvmctl.runtime.detached import start_detached as start_detached
     from kvmctl.runtime.end import Rung as Rung
     from kvmctl.runtime.end import StopResult as StopResult
     from kvmctl.runtime.end import force_stop as force_stop
@@ -82,10 +84,10 @@ if TYPE_CHECKING:
     from kvmctl.runtime.registry import create as create
     from kvmctl.runtime.registry import define as define
     from kvmctl.runtime.registry import files_of as files_of
-    from kvmctl.runtime.registry import find_spec as find_spec
     from kvmctl.runtime.registry import read_spec as read_spec
     from kvmctl.runtime.registry import remove as remove
     from kvmctl.runtime.registry import write_spec as write_spec
+    from kvmctl.runtime.specs import find_spec as find_spec
     from kvmctl.runtime.stop import stop as stop
     from kvmctl.runtime.store import find_roots as find_roots
     from kvmctl.runtime.vm import Status as Status
@@ -142,6 +144,8 @@ _HOME = {
     "open_console": "kvmctl.runtime.console",
     "Description": "kvmctl.runtime.describe",
     "describe": "kvmctl.runtime.describe",
+    "Started": "kvmctl.runtime.detached",
+    "start_detached": "kvmctl.runtime.detached",
     "Rung": "kvmctl.runtime.end",
     "StopResult": "kvmctl.runtime.end",
     "force_stop": "kvmctl.runtime.end",
@@ -167,7 +171,7 @@ _HOME = {
     "create": "kvmctl.runtime.registry",
     "define": "kvmctl.runtime.registry",
     "files_of": "kvmctl.runtime.registry",
-    "find_spec": "kvmctl.runtime.registry",
+    "find_spec": "kvmctl.runtime.specs",
     "read_spec": "kvmctl.runtime.registry",
     "remove": "kvmctl.runtime.registry",
     "write_spec": "kvmctl.runtime.registry",

@@ -13,37 +13,46 @@ from kvmctl.plan.facts import HostFacts, MachineType, QemuFacts, Verdict
 from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Guest, Plan
 from kvmctl.plan.option import Option, Value, bare, keyval, keyvals, text
-from kvmctl.plan.paths import BUILTIN_TINY, MachinePaths
+from kvmctl.plan.paths import BUILTIN_TINY, NAME_ALLOWED, MachinePaths, is_name
 from kvmctl.spec import boot, clock, cpu, credentials, devices, firmware, memory, process, smbios
+from kvmctl.spec.boot import Boot
 from kvmctl.spec.checks import clashes
 from kvmctl.spec.context import Context, Lowered, Part, join
-from kvmctl.spec.machine import Machine
+from kvmctl.spec.machine import Machine, Pci
 from kvmctl.spec.model import why
-from kvmctl.spec.place import place
+from kvmctl.spec.place import place, spare_ports
 from kvmctl.spec.target import choose, find_machine_type, platform_of
 from kvmctl.spec.units import MIB, size_text
 
-_NAMESPACE: Final = bytes.fromhex("7c9e6679742540de944be07fc1f90ae7")
+_NAMESPACE: Final = bytes.fromhex("9a05ae073ba4cfb6d157e6148cd852ea")
 """kvmctl's own namespace for UUIDs made from names (RFC 9562, version 5)."""
 _UNKNOWN: Final = MachineType("pc-q35-0.0", None, 0)
 """Stands in for a machine type that does not exist, so that the spec's other problems are found as well."""
 
 
 def compile_plan(
-    machine: Machine, *, host: HostFacts, qemu: QemuFacts, paths: MachinePaths, name: str | None = None
+    machine: Machine,
+    *,
+    host: HostFacts,
+    qemu: QemuFacts,
+    paths: MachinePaths,
+    name: str | None = None,
+    pinned: str | None = None,
 ) -> Plan:
     """The plan of `machine` on this host with this QEMU; `name` outranks the spec's own.
+
+    `pinned` is the machine type it was first started as, which an alias in the spec then stays.
 
     Raises SpecError with every problem at once, and KvmUnavailable when all that is wrong is that KVM was asked for
     and can't be had.
     """
-    found = find_machine_type(machine.machine, qemu)
+    found = find_machine_type(machine.machine, qemu, pinned=pinned)
     kind = found if isinstance(found, MachineType) else _UNKNOWN
     verdict, no_kvm = choose(machine.accel, host, qemu)
     called = name or machine.name
     ctx = _context(machine, called, kind=kind, verdict=verdict, host=host, qemu=qemu, paths=paths)
     whole = _assemble(machine, ctx)
-    problems = (*((found,) if isinstance(found, Problem) else ()), *whole.problems)
+    problems = (*_name_problems(name), *((found,) if isinstance(found, Problem) else ()), *whole.problems)
     if problems:
         accel = (Problem("accel", no_kvm, "'kvm'"),) if no_kvm else ()
         raise SpecError(machine.source, tuple(dict.fromkeys((*accel, *problems))))
@@ -51,6 +60,12 @@ def compile_plan(
         hint = "accel = 'auto' runs it without; kvmctl doctor says how to get KVM"
         raise KvmUnavailable(f"'{called}' asks for KVM, and it can't be used here", detail=no_kvm, hint=hint)
     return _plan(machine, ctx, whole, verdict=verdict)
+
+
+def _name_problems(name: str | None) -> Iterator[Problem]:
+    """A name that comes from elsewhere than the spec is looked at as closely."""
+    if name is not None and not is_name(name):
+        yield Problem("name", "is not a machine's name", repr(name), NAME_ALLOWED)
 
 
 def derived_uuid(name: str) -> str:
@@ -77,6 +92,7 @@ def _context(
         platform=platform_of(kind.name) or "q35",
         machine_type=kind.name,
         accel=verdict.accel,
+        accel_reason=verdict.reason,
         host=host,
         qemu=qemu,
         paths=paths,
@@ -95,12 +111,13 @@ def _assemble(machine: Machine, ctx: Context) -> Lowered:
     body = join(_sections(machine, ctx))
     shared = _by_id(body.shared)
     parts = (*(item for item in shared if isinstance(item, Part)), *body.parts)
-    placed, homeless = place(parts, platform=ctx.platform, acpi=ctx.acpi, spare=machine.pci.spare_root_ports)
+    placed, homeless = place(parts, platform=ctx.platform, acpi=ctx.acpi)
     options = (
         *_head(machine, ctx, body),
         *(item for item in shared if isinstance(item, Option)),
         *body.options,
         *placed,
+        *(_spares(machine.pci) if ctx.platform == "q35" else ()),
         *_tail(machine, ctx),
     )
     problems = (*body.problems, *homeless, *_absent(parts, ctx), *_unconfined(machine, ctx))
@@ -126,7 +143,7 @@ def _head(machine: Machine, ctx: Context, body: Lowered) -> Iterator[Option]:
     uuid = machine.uuid or derived_uuid(ctx.name)
     yield text("uuid", uuid, why=why(machine, "uuid", "uuid", default="derived from the name, so always the same"))
     yield keyvals("machine", ctx.machine_type, _machine_body(machine, body), why=_machine_why(machine))
-    accel = why(machine, "accel", "accel", default="what this host can do")
+    accel = why(machine, "accel", "accel", default=ctx.accel_reason)
     yield bare("enable-kvm", why=accel) if ctx.accel == "kvm" else keyval("accel", "tcg", why=accel)
     if ctx.platform == "microvm":
         # Its buses speak virtio 0.9 unless told, which graphics and input devices and their drivers never learnt.
@@ -168,6 +185,11 @@ def _extra(arguments: tuple[str, ...]) -> Iterator[Option]:
         if word.startswith("-"):
             key = f"extra_args[{index}]"
             yield bare(word[1:], why=key) if after.startswith("-") else text(word[1:], after, why=key)
+
+
+def _spares(pci: Pci) -> tuple[Option, ...]:
+    reason = why(pci, "spare_root_ports", "pci.spare_root_ports", default="for what is plugged in while it runs")
+    return spare_ports(pci.spare_root_ports, why=reason)
 
 
 def _by_id(shared: Iterable[Option | Part]) -> tuple[Option | Part, ...]:
@@ -239,14 +261,15 @@ def _warnings(machine: Machine, ctx: Context, *, verdict: Verdict) -> Iterator[s
     if ctx.host.memory and machine.memory.size > ctx.host.memory:
         has, wants = size_text(ctx.host.memory // MIB * MIB), size_text(machine.memory.size)
         yield f"the guest may use {wants} of memory and the host has {has}"
-    is_linux = machine.boot.kernel not in {None, BUILTIN_TINY}
-    if (
-        ctx.platform == "microvm"
-        and verdict.accel == "tcg"
-        and is_linux
-        and "tsc_early_khz" not in (machine.boot.cmdline or "")
-    ):
+    if _may_hang(machine.boot, ctx):
         yield (
             "Linux on a microvm under TCG sometimes hangs while it measures its clock: "
             "add tsc_early_khz=KHZ to boot.cmdline, or use machine = 'q35'"
         )
+
+
+def _may_hang(boot: Boot, ctx: Context) -> bool:
+    """A microvm has neither HPET nor PM timer, and under TCG the timer that is left is too coarse for some boots."""
+    is_linux = boot.kernel not in {None, BUILTIN_TINY}
+    is_told = "tsc_early_khz" in (boot.cmdline or "")
+    return ctx.platform == "microvm" and ctx.accel == "tcg" and is_linux and not is_told

@@ -33,7 +33,7 @@ def commands(path: Path) -> Iterator[list[str]]:
     for span in spans(path):
         match = re.match(r"(?:\$ )?kvmctl ([a-z].*)", span)
         if match:
-            yield match[1].split(" -- ")[0].split()
+            yield re.split(r" -- | \| |[;#]| && ", match[1])[0].split()
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -49,6 +49,17 @@ def test_verbs_and_options_that_a_document_names_exist(path: Path) -> None:
 def test_links_between_documents_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_exit_codes_are_those_of_the_program() -> None:
+    told = re.findall(r"^\| (\d+) \| (.*) \|$", (ROOT / "docs/exit-codes.md").read_text(), re.MULTILINE)
+    assert [(int(code), meaning) for code, meaning in told][: len(main.exit_codes())] == main.exit_codes()
+
+
+def test_scripts_that_a_document_names_exist() -> None:
+    for path in DOCUMENTS:
+        for script in re.findall(r"(?<![\w/])(?:\./)?(scripts/[a-z-]+)", path.read_text()):
+            assert (ROOT / script).exists(), f"{path.name}: {script}"
 
 
 def test_keys_that_stand_beside_virt_installs_options_exist() -> None:

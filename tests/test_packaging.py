@@ -55,14 +55,27 @@ def test_the_source_distribution_holds_what_is_needed_to_test_it(dist: Path) -> 
 def test_the_installed_command_runs_outside_the_tree(installed: Path, tmp_path: Path) -> None:
     version = _run([str(installed / "kvmctl"), "--version"], cwd=tmp_path)
     assert version == _run([str(installed / "python"), "-m", "kvmctl", "--version"], cwd=tmp_path)
+    assert "kernel" in _run([str(installed / "kvmctl"), "argv", "tiny"], cwd=tmp_path)
     where = _run([str(installed / "python"), "-c", "import kvmctl; print(kvmctl.__file__)"], cwd=tmp_path)
     assert where.startswith(str(installed.parent))
 
 
-def _run(command: list[str], *, cwd: Path) -> str:
+@pytest.mark.qemu
+def test_the_installed_command_runs_the_guest_that_came_with_it(installed: Path, tmp_path: Path) -> None:
+    roots = {f"KVMCTL_{part}_DIR": str(tmp_path / part.lower()) for part in ("CONFIG", "STATE", "RUNTIME", "CACHE")}
+    for words in (
+        ("start", "tiny"),
+        ("wait", "tiny", "--for", "console:^READY", "--timeout", "60"),
+        ("stop", "tiny"),
+        ("rm", "tiny", "--yes"),
+    ):
+        _run([str(installed / "kvmctl"), *words], cwd=tmp_path, **roots)
+
+
+def _run(command: list[str], *, cwd: Path, **variables: str) -> str:
     """The output of `command`, which sees no Python path or environment of ours."""
     ours = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
-    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment = {name: value for name, value in os.environ.items() if name not in ours} | variables
     done = subprocess.run(
         command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )

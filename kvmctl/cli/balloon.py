@@ -16,11 +16,14 @@ from kvmctl.cli.session import on_machine
 def balloon(
     name: Name,
     size: Annotated[str | None, typer.Argument(metavar="[SIZE]", help="How much it may keep, such as 512MiB.")] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", "-t", min=0, metavar="SECONDS", help="How long to wait for the guest; 0: not.")
+    ] = 10,
     json: Json = False,
 ) -> None:
     """Show or change how much memory a machine has.
 
-    The guest gives memory back as it can, which takes a moment: what it has now is printed, with what it last said of
+    The guest gives memory back as it can, which takes a moment; what it has then is printed, with what it last said of
     its use where the spec asks for statistics.
 
     \b
@@ -28,7 +31,12 @@ def balloon(
     kvmctl balloon web 512MiB
     """
     wanted = None if size is None else parse_size(size)
-    found = on_machine(name, lambda vm: _balloon(vm, wanted))
+    found = on_machine(
+        name,
+        lambda vm: _balloon(vm, wanted, patient=timeout > 0),
+        timeout=timeout or None,
+        doing=f"wait for the guest to come to {size}",
+    )
     if json:
         output.print_json({"name": name, "actual": found.actual, "wanted": wanted, "statistics": found.statistics})
         return
@@ -36,10 +44,11 @@ def balloon(
     output.print_table([Column("MEMORY"), Column("SIZE", right=True)], [[key, _value(key, n)] for key, n in rows])
 
 
-async def _balloon(vm: Vm, wanted: int | None) -> Balloon:
-    if wanted is not None:
-        await vm.set_balloon(wanted)
-    return await vm.balloon()
+async def _balloon(vm: Vm, wanted: int | None, *, patient: bool) -> Balloon:
+    if wanted is None:
+        return await vm.balloon()
+    await vm.set_balloon(wanted)
+    return await (vm.wait_for_balloon(wanted) if patient else vm.balloon())
 
 
 def _value(key: str, number: int) -> str:

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from signal import Signals
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
@@ -44,8 +45,8 @@ def edit(name: Name) -> None:
     text = before
     while True:
         text = _in_editor(text, name)
-        if text == before:
-            output.say(f"{name}: not changed")
+        if text == before or not text.strip():
+            output.say(f"{name}: {'not changed' if text == before else 'left empty, so not changed'}")
             return
         try:
             _replace(name, before=before, after=text)
@@ -83,13 +84,31 @@ def _in_editor(text: str, name: str) -> str:
     with TemporaryDirectory(prefix="kvmctl-") as directory:
         copy = Path(directory, f"{name}.toml")
         copy.write_text(text, encoding="utf-8")
+        _run_editor(editor, str(copy))
         try:
-            subprocess.run([*shlex.split(editor), str(copy)], check=True)
-        except (OSError, subprocess.CalledProcessError) as error:
+            return copy.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise kvmctl.KvmctlError(f"the editor {editor!r} left no spec", hint="Nothing was changed.") from error
+        except UnicodeDecodeError as error:
             raise kvmctl.KvmctlError(
-                f"the editor {editor!r} failed: {error}", hint="Set VISUAL or EDITOR to the one you use."
+                f"what the editor {editor!r} left is not UTF-8: {error.reason} at byte {error.start}",
+                hint="Nothing was changed.",
             ) from error
-        return copy.read_text(encoding="utf-8")
+
+
+def _run_editor(editor: str, path: str) -> None:
+    hint = "Nothing was changed. Set VISUAL or EDITOR to the editor you use."
+    try:
+        words = shlex.split(editor)
+    except ValueError as error:
+        raise kvmctl.KvmctlError(f"{editor!r} is not a command line: {error}", hint=hint) from error
+    try:
+        status = subprocess.run([*words, path], check=False).returncode
+    except OSError as error:
+        raise kvmctl.KvmctlError(f"the editor {editor!r} failed: {error.strerror}", hint=hint) from error
+    if status != 0:
+        end = f"{Signals(-status).name} ended it" if status < 0 else f"it exited with status {status}"
+        raise kvmctl.KvmctlError(f"the editor {editor!r} failed: {end}", hint=hint)
 
 
 def _replace(name: str, *, before: str, after: str) -> None:

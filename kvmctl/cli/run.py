@@ -96,7 +96,7 @@ def _exit_code(vm: Vm, end: Exit) -> int:
         return 0
     if end.reason is ExitReason.EXITED and end.status is not None:
         return end.status
-    raise KvmctlError(f"{vm.name}: {end.reason}", detail=end.detail)
+    raise KvmctlError(f"machine {vm.name!r} did not end well: {end.reason}", detail=end.detail)
 
 
 def _run_command(machine: str, command: list[str], *, name: str | None, timeout: float | None) -> int:

@@ -32,11 +32,13 @@ def run(work: Coroutine[Any, Any, T], *, timeout: float | None = None, doing: st
     return result
 
 
-def on_machine(name: str, operation: Callable[[Vm], Awaitable[T]]) -> T:
-    """The result of `operation` on the running machine `name`. Raises NotFound, NotRunning."""
+def on_machine(
+    name: str, operation: Callable[[Vm], Awaitable[T]], *, timeout: float | None = None, doing: str = ""
+) -> T:
+    """The result of `operation` on the running machine `name`; see `run`. Raises NotFound, NotRunning."""
 
     async def work() -> T:
         async with kvmctl.attach(name) as vm:
             return await operation(vm)
 
-    return run(work())
+    return run(work(), timeout=timeout, doing=doing)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import kvmctl
-from kvmctl.cli import output, session
+from kvmctl.cli import output
 from kvmctl.cli.arguments import Spec
 
 
@@ -30,11 +30,7 @@ def start(
 
 def start_detached(machine: str, *, name: str | None) -> None:
     """Start `machine`, print what is worth warning of, and its name."""
-    session.run(_start(machine, name))
-
-
-async def _start(machine: str, name: str | None) -> None:
-    async with await kvmctl.start(machine, name=name) as vm:
-        for warning in vm.plan.warnings:
-            output.warn(f"{vm.name}: {warning}")
-        output.emit(vm.name)
+    started = kvmctl.start_detached(machine, name=name)
+    for warning in started.warnings:
+        output.warn(f"{started.name}: {warning}")
+    output.emit(started.name)

@@ -96,7 +96,16 @@ class StoreSecret:
     key: str
 
 
-Step: TypeAlias = CreateImage | CopyNvram | StoreSecret
+@dataclass(frozen=True, slots=True)
+class CopySecret:
+    """A secret in the file `source`, to be written to `path` (0600) without the line break at its end."""
+
+    source: str
+    path: str
+    key: str
+
+
+Step: TypeAlias = CreateImage | CopyNvram | StoreSecret | CopySecret
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +242,7 @@ class Plan:
 _CLASSES: Final[dict[str, Any]] = {
     cls.__name__: cls
     for cls in (
-        Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CopyNvram, StoreSecret,
+        Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CopyNvram, StoreSecret, CopySecret,
         Input, Port, QmpStep, Console, Disk, Network, Guest,
     )
 }  # fmt: skip

@@ -20,9 +20,12 @@ SUN_PATH_MAX: Final = 107
 (``<linux/un.h>``)."""
 
 
-NAME: Final = r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-"""What a machine may be called: its name is the name of directories, and QEMU's ``-name``."""
-NAME_ALLOWED: Final = "1 to 64 letters, digits, '_', '.' and '-', beginning with a letter or digit, without '..'"
+NAME: Final = r"(?!.*\.\.)(?!.*\.(toml|json)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+"""What a machine may be called: its name is the name of directories, and QEMU's ``-name``, and must not be taken for
+that of a file."""
+NAME_ALLOWED: Final = (
+    "1 to 64 letters, digits, '_', '.' and '-', beginning with a letter or digit, without '..' or '.toml' at its end"
+)
 
 
 def is_name(text: str) -> bool:
@@ -83,6 +86,11 @@ class Roots:
     def qemu_cache(self) -> str:
         """Probe replies of QEMU binaries, keyed by their file identity."""
         return join(self.cache, "qemu")
+
+    @property
+    def plan_cache(self) -> str:
+        """Plans of specs that were started before, for as long as nothing that they were made from has changed."""
+        return join(self.cache, "plans")
 
     def spec(self, name: str) -> str:
         """A defined machine's spec; the machine is defined by this file being there. Raises NotFound."""
@@ -173,6 +181,11 @@ class MachinePaths:
     def secrets(self) -> str:
         """Secrets given by environment, one file each, for QEMU to read."""
         return join(self.run, "secrets")
+
+    @property
+    def machine_type(self) -> str:
+        """The versioned machine type that a defined machine was first started as, and is from then on."""
+        return join(self.state, "machine-type")
 
     @property
     def disks(self) -> str:

@@ -13,7 +13,7 @@ from posixpath import dirname
 from shlex import join, quote
 from typing import Final, assert_never
 
-from kvmctl.plan.model import CopyNvram, CreateImage, Listen, OpenFile, Plan, Step, StoreSecret, Tap
+from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, Listen, OpenFile, Plan, Step, StoreSecret, Tap
 from kvmctl.plan.option import Fd, Fds, Option, Value, render_option
 
 _REDIRECTIONS: Final = {"read": "<", "write": "<>", "append": ">>"}
@@ -121,6 +121,8 @@ def _step_lines(step: Step) -> Iterator[str]:
             yield f"[ -e {path} ] || qemu-img convert {source} {path}"
         case StoreSecret():
             yield f'( umask 077; printf %s "${step.variable}" >{path} )'
+        case CopySecret():
+            yield f"( umask 077; tr -d '\\r\\n' <{quote(step.source)} >{path} )"
         case _:
             assert_never(step)
 

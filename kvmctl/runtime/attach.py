@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from kvmctl.errors import StateError
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths, Roots
@@ -11,12 +13,13 @@ from kvmctl.runtime.vm import Vm
 
 def attach(name: str, *, roots: Roots | None = None) -> Vm:
     """The running machine `name`. Raises NotFound, NotRunning, StateError where its plan can't be read."""
-    paths, process = end.find_running(name, roots)
-    try:
-        return Vm(read_plan(paths), paths, process)
-    except BaseException:
-        process.close()
-        raise
+    with ExitStack() as stack:
+        paths, process = end.find_running(name, roots=roots)
+        stack.enter_context(process)
+        plan = read_plan(paths)
+        journal = stack.enter_context(end.open_journal(paths, process))
+        stack.pop_all()
+    return Vm(plan, paths, process, journal)
 
 
 def read_plan(paths: MachinePaths) -> Plan:

@@ -9,7 +9,7 @@ from typing import Self
 
 from kvmctl.errors import ConsoleBusy, NotFound, NotRunning
 from kvmctl.image import ofd
-from kvmctl.plan.paths import MachinePaths
+from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import end, files
 from kvmctl.runtime.process import Process
 from kvmctl.runtime.sockets import connect_unix
@@ -58,9 +58,9 @@ class Console:
         self.close()
 
 
-def open_console(name: str) -> Console:
+def open_console(name: str, *, roots: Roots | None = None) -> Console:
     """Attach to the first console of the running machine `name`. Raises ConsoleBusy, NotRunning, NotFound."""
-    paths, process = end.find_running(name)
+    paths, process = end.find_running(name, roots=roots)
     lock = -1
     try:
         lock = _take_lock(paths)

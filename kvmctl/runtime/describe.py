@@ -34,7 +34,7 @@ class Description:
 async def describe(name: str, *, roots: Roots | None = None) -> Description:
     """All that is known of machine `name`. Raises NotFound; a QEMU that does not answer is described, not raised."""
     roots = roots or store.find_roots()
-    machine = listing.find_machine(name, roots)
+    machine = listing.find_machine(name, roots=roots)
     paths = roots.machine(name)
     plan, status, silence = None, None, ""
     with suppress(StateError):

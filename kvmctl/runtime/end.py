@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from signal import SIGKILL, SIGTERM
 
 from kvmctl.errors import DeadlineExceeded, NotRunning
 from kvmctl.plan.paths import MachinePaths, Roots
-from kvmctl.runtime import history, journal, listing, store
+from kvmctl.runtime import history, listing, store
 from kvmctl.runtime.events import KILL, Exit
+from kvmctl.runtime.journal import Journal
 from kvmctl.runtime.process import Process
 
 TERM_SECONDS = 5.0
@@ -46,51 +49,72 @@ class StopResult:
     tried: tuple[tuple[Rung, str], ...] = ()
 
 
-def find_running(name: str, roots: Roots | None = None) -> tuple[MachinePaths, Process]:
+def find_running(name: str, *, roots: Roots | None = None) -> tuple[MachinePaths, Process]:
     """The running machine `name` and its QEMU. Raises NotFound, NotRunning. The caller closes the process."""
     roots = roots or store.find_roots()
     paths = roots.machine(name)
-    listing.find_machine(name, roots)
+    listing.find_machine(name, roots=roots)
     process = store.find_process(paths)
     if process is None:
         raise _not_running(paths)
     return paths, process
 
 
-def force_stop(name: str, roots: Roots | None = None) -> StopResult:
+def open_journal(paths: MachinePaths, process: Process) -> Journal:
+    """The journal of the run that `process` is. Raises NotRunning, StateError. The caller closes it."""
+    journal = Journal(paths)
+    if process.wait(0):  # had it ended before the journal was opened, that could be the next run's
+        journal.close()
+        raise _not_running(paths)
+    return journal
+
+
+def force_stop(name: str, *, roots: Roots | None = None) -> StopResult:
     """End QEMU by SIGTERM, which lets it flush its disks, and by SIGKILL if that does not help.
 
-    Raises NotFound, NotRunning, DeadlineExceeded.
+    Raises NotFound, NotRunning, StateError, DeadlineExceeded.
     """
-    paths, process = find_running(name, roots)
-    began = time.monotonic()
-    with process:
+    with _running(name, roots) as (paths, process, journal):
+        began = time.monotonic()
         process.signal(SIGTERM)
         rung = Rung.QUIT
         if not process.wait(TERM_SECONDS):
             rung = Rung.KILL
-            send_kill(paths, process, by="stop --force")
-    return StopResult(name, rung, time.monotonic() - began, history.find_exit(paths))
+            send_kill(process, journal, by="stop --force")
+            check_killed(paths, process, has_ended=process.wait(KILL_SECONDS))
+        return StopResult(name, rung, time.monotonic() - began, history.find_exit(paths, journal))
 
 
-def kill(name: str, roots: Roots | None = None) -> StopResult:
-    """End QEMU by SIGKILL: a power cut. Raises NotFound, NotRunning, DeadlineExceeded."""
-    paths, process = find_running(name, roots)
-    began = time.monotonic()
-    with process:
-        send_kill(paths, process, by="kill")
-    return StopResult(name, Rung.KILL, time.monotonic() - began, history.find_exit(paths))
+def kill(name: str, *, roots: Roots | None = None) -> StopResult:
+    """End QEMU by SIGKILL: a power cut. Raises NotFound, NotRunning, StateError, DeadlineExceeded."""
+    with _running(name, roots) as (paths, process, journal):
+        began = time.monotonic()
+        send_kill(process, journal, by="kill")
+        check_killed(paths, process, has_ended=process.wait(KILL_SECONDS))
+        return StopResult(name, Rung.KILL, time.monotonic() - began, history.find_exit(paths, journal))
 
 
-def send_kill(paths: MachinePaths, process: Process, *, by: str) -> None:
-    """SIGKILL, with a note in the journal that it was us. Raises DeadlineExceeded."""
-    journal.append_event(paths, KILL, {"by": f"kvmctl {by}", "pid": os.getpid()})
+def send_kill(process: Process, journal: Journal, *, by: str) -> None:
+    """SIGKILL, with a note in the journal that it was us."""
+    journal.note(KILL, {"by": f"kvmctl {by}", "pid": os.getpid()})
     process.signal(SIGKILL)
-    if not process.wait(KILL_SECONDS):
+
+
+def check_killed(paths: MachinePaths, process: Process, *, has_ended: bool) -> None:
+    """Raises DeadlineExceeded where a process was sent SIGKILL and has not ended."""
+    if not has_ended:
         raise DeadlineExceeded(
             f"QEMU of {paths.name!r} (process {process.pid}) did not die within {KILL_SECONDS:.0f} s of SIGKILL",
             hint="It hangs in the kernel, as on a dead network file system: see /proc/PID/stack.",
         )
+
+
+@contextmanager
+def _running(name: str, roots: Roots | None) -> Iterator[tuple[MachinePaths, Process, Journal]]:
+    with ExitStack() as stack:
+        paths, process = find_running(name, roots=roots)
+        stack.enter_context(process)
+        yield paths, process, stack.enter_context(open_journal(paths, process))
 
 
 def _not_running(paths: MachinePaths) -> NotRunning:

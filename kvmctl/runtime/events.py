@@ -81,26 +81,25 @@ class History:
     """The guest has the agent's channel open, as far as the channel can tell."""
 
 
-def parse_event(message: Mapping[str, Any]) -> Event | None:
+def parse_event(message: object) -> Event | None:
     """The event in a QMP message, or None where it is a greeting or a reply."""
-    name = message.get("event")
-    if not isinstance(name, str):
-        return None
-    stamp = message.get("timestamp")
-    seconds = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6 if isinstance(stamp, Mapping) else 0.0
-    data = message.get("data")
-    return Event(name, seconds, data if isinstance(data, Mapping) else {})
+    match message:
+        case {"event": str(name), "timestamp": {"seconds": int(seconds), "microseconds": int(fraction)}, **rest}:
+            data = rest.get("data")
+            return Event(name, seconds + fraction / 1e6, data if isinstance(data, Mapping) else {})
+        case _:
+            return None
 
 
 def parse_lines(lines: Iterable[str]) -> list[Event]:
-    """The events in a journal's lines; what is not whole JSON (a line being written) is passed over."""
+    """The events in a journal's lines; what is no event (a line being written, garbage) is passed over."""
     events = []
     for line in lines:
         if '"event"' not in line:
             continue
         try:
             event = parse_event(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if event is not None:
             events.append(event)
@@ -172,6 +171,9 @@ def _exited(known: Exit, event: Event) -> Exit:
     status = event.data.get("status")
     if not isinstance(status, int):
         return known
+    if known.reason is ExitReason.GUEST_SHUTDOWN and status > 0:
+        # isa-debug-exit: QEMU 7.2 exits without a word, 10.0 says SHUTDOWN as for a power-off, and the status tells.
+        return Exit(ExitReason.EXITED, known.time, status, f"status {status}")
     if known.time is not None:
         return Exit(known.reason, known.time, status, known.detail)
     if status == -9:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from kvmctl.errors import StateError
 
@@ -63,11 +63,14 @@ def sync_dir(path: str) -> None:
 def open_append(path: str, *, truncate: bool = False) -> int:
     """A descriptor that appends to `path`, created 0600. Raises StateError. The caller closes it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_TRUNC if truncate else 0)
-    try:
-        descriptor = os.open(path, flags, 0o600)
-        os.fchmod(descriptor, 0o600)
-    except OSError as error:
-        raise cannot("open", path, error) from error
+    with ExitStack() as stack:
+        try:
+            descriptor = os.open(path, flags, 0o600)
+            stack.callback(os.close, descriptor)
+            os.fchmod(descriptor, 0o600)
+        except OSError as error:
+            raise cannot("open", path, error) from error
+        stack.pop_all()
     return descriptor
 
 

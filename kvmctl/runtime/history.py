@@ -7,8 +7,9 @@ import os
 from contextlib import suppress
 
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import files, journal
+from kvmctl.runtime import files
 from kvmctl.runtime.events import Exit, ExitReason, derive
+from kvmctl.runtime.journal import Journal, read_events
 
 _KEPT = 100
 _LOCKS = frozenset({"lock", "tether"})
@@ -25,32 +26,44 @@ def read_last_exit(paths: MachinePaths) -> Exit | None:
     return None
 
 
-def find_exit(paths: MachinePaths) -> Exit:
-    """How the run whose journal is in the run directory ended. Raises StateError."""
-    end = derive(journal.read_events(paths)).exit
-    if end.time is None and (words := _last_words(paths)):
+def find_exit(paths: MachinePaths, journal: Journal | None = None) -> Exit:
+    """How a run ended: the one of `journal`, or else of the journal in the run directory. Raises StateError."""
+    if journal is None:
+        with Journal(paths) as found:
+            return find_exit(paths, found)
+    end = derive(journal.events()).exit
+    if end.time is not None:
+        return end
+    # A journal without its name is of a run that has been cleared away, and the log beside it is another's.
+    words = _last_words(paths) if journal.has_name() else ""
+    if words:
         return Exit(ExitReason.CRASHED, _modified(paths.qemu_log), end.status, words)
-    return end if end.time is not None else Exit(end.reason, _modified(paths.journal), end.status, end.detail)
+    return Exit(end.reason, journal.modified(), end.status, end.detail)
 
 
 def archive(paths: MachinePaths) -> None:
     """Move the last run's end to the history and its files out of the way. Raises StateError."""
     if os.path.exists(paths.journal):
         _append(paths)
-    for name in os.listdir(paths.run):
-        if name in _LOCKS:
-            continue
-        path = os.path.join(paths.run, name)
-        if os.path.isdir(path) and not os.path.islink(path):
-            files.remove_tree(path)
-        else:
-            os.unlink(path)
+    try:
+        for name in os.listdir(paths.run):
+            if name not in _LOCKS:
+                _remove(os.path.join(paths.run, name))
+    except OSError as error:
+        raise files.cannot("clear", paths.run, error) from error
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        files.remove_tree(path)
+    else:
+        os.unlink(path)
 
 
 def _append(paths: MachinePaths) -> None:
     end = find_exit(paths)
     record = {
-        "started": derive(journal.read_events(paths)).started,
+        "started": derive(read_events(paths)).started,
         "ended": end.time,
         "reason": end.reason.value,
         "status": end.status,
@@ -63,7 +76,7 @@ def _append(paths: MachinePaths) -> None:
 
 def _read_lines(paths: MachinePaths) -> list[str]:
     try:
-        with open(paths.history, encoding="utf-8") as file:
+        with open(paths.history, encoding="utf-8", errors="replace") as file:
             return file.read().splitlines()
     except FileNotFoundError:
         return []

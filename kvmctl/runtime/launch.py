@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import start as starting
 from kvmctl.runtime.prepare import load_machine, name_of, prepare
+from kvmctl.runtime.specs import pin
 from kvmctl.runtime.vm import Vm
 from kvmctl.spec.machine import Machine
 
@@ -24,7 +25,7 @@ async def launch(
     ends with this process, whatever ends that, and nothing of it is left. Raises SpecError, NotFound, HostError,
     LaunchFailed.
     """
-    loaded = load_machine(machine, roots)
+    loaded = load_machine(machine, roots=roots)
     unique = f"{name_of(machine, loaded)[:57]}-{secrets.token_hex(3)}" if name is None else name
     prepared = prepare(loaded, name=unique, is_captive=True, roots=roots)
     async with starting.run_plan(prepared.plan, prepared.paths) as vm:
@@ -39,4 +40,11 @@ async def start(
     Raises AlreadyRunning, SpecError, NotFound, HostError, LaunchFailed.
     """
     prepared = prepare(machine, name=name, roots=roots)
-    return await starting.start_plan(prepared.plan, prepared.paths)
+    vm = await starting.start_plan(prepared.plan, prepared.paths)
+    try:
+        pin(prepared.paths, prepared.plan.machine_type, roots=roots)
+    except BaseException:
+        async with vm:
+            await vm.kill()
+        raise
+    return vm

@@ -57,7 +57,7 @@ def machine_names(roots: Roots | None = None) -> list[str]:
     return sorted(defined_names(roots) | set(store.run_names(roots)))
 
 
-def find_machine(name: str, roots: Roots | None = None) -> MachineInfo:
+def find_machine(name: str, *, roots: Roots | None = None) -> MachineInfo:
     """The machine `name`. Raises NotFound, naming the nearest ones."""
     roots = roots or store.find_roots()
     paths = roots.machine(name)

@@ -6,9 +6,11 @@ client before has left. Events are not taken from here: the journal has them all
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,36 +20,51 @@ from qemu.qmp import (
     ExecuteError,
     Message,
     QMPClient,
-    QMPError,
     Runstate,
     StateError,
 )
 
 from kvmctl.errors import MonitorLost, QmpError
 
-# What goes wrong is raised to whoever asked; without a handler, logging would print it to stderr as well.
+# What goes wrong is raised to whoever asked: to log it too, as an error, would be to cry wolf at every deadline.
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
 
 class Monitor:
     """An open monitor, past its greeting. The caller owns time: use ``asyncio.timeout``."""
 
-    def __init__(self, client: QMPClient) -> None:
+    def __init__(self, client: QMPClient, connection: socket.socket) -> None:
         self._client = client
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
 
     @classmethod
     async def connect(cls, connection: socket.socket, *, name: str) -> Monitor:
         """The monitor of machine `name` on a connected socket, which is used up. Raises MonitorLost."""
-        client = QMPClient(name)
+        client = QMPClient()  # a client with a name would leave a logger behind for each machine there ever was
         client.events.event_filter = _is_unwanted  # it would keep every event of the machine's life in memory
+        monitor = cls(client, connection)
+        connecting = asyncio.ensure_future(client.connect(connection))
         try:
-            await client.connect(connection)
+            await asyncio.wait([connecting])
+            connecting.result()
         except ConnectError as error:
+            connection.close()
             raise MonitorLost(f"QEMU of {name!r} closed its monitor", detail=str(error.__cause__ or error)) from error
         except BaseException:
-            connection.close()
+            connecting.cancel()
+            try:
+                await _finish(connecting)
+            finally:
+                await monitor.close()
             raise
-        return cls(client)
+        return monitor
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be asked: QEMU has not hung up, and it was connected in the event loop that runs now."""
+        return self._client.runstate is Runstate.RUNNING and self._loop is asyncio.get_running_loop()
 
     async def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Run one command and return its reply. Raises QmpError where QEMU refuses, MonitorLost where it hangs up."""
@@ -59,13 +76,15 @@ class Monitor:
             raise MonitorLost(f"QEMU closed its monitor during {command!r}") from error
 
     async def close(self) -> None:
-        """Hang up; a connection that broke before is no error."""
-        if self._client.runstate is Runstate.IDLE:
-            return
-        try:
-            await self._client.disconnect()
-        except (QMPError, OSError, EOFError):
-            return
+        """Hang up; a connection that broke before is no error.
+
+        That is done in an instant, without a word to QEMU, and whole: being cancelled meanwhile is heeded afterwards.
+        """
+        if self._loop is asyncio.get_running_loop() and self._client.runstate is not Runstate.IDLE:
+            with suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)  # what a QEMU that hangs has not read is not waited for
+            await _finish(asyncio.ensure_future(self._client.disconnect()))
+        self._connection.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,6 +93,21 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def _finish(task: asyncio.Task[None]) -> None:
+    """Wait for the end of `task`, of which nobody wants to hear how it went."""
+    # qemu.qmp can't be cancelled while it disconnects: it would stay half-way, and complain when it is collected.
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if not task.cancelled():
+        task.exception()  # or asyncio would print it
+    if cancelled is not None:
+        raise cancelled
 
 
 def _is_unwanted(_: Message) -> bool:

@@ -51,6 +51,11 @@ async def pause(monitor: Monitor) -> None:
     await monitor.execute("stop")
 
 
+async def wake(monitor: Monitor) -> None:
+    """Wake a guest that sleeps (ACPI S3)."""
+    await monitor.execute("system_wakeup")
+
+
 async def reset(monitor: Monitor) -> None:
     """Press the reset button."""
     await monitor.execute("system_reset")

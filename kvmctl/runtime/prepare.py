@@ -13,7 +13,7 @@ from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Plan
 from kvmctl.plan.option import keyval
 from kvmctl.plan.paths import MachinePaths, Roots
-from kvmctl.runtime import registry, store
+from kvmctl.runtime import specs, store
 from kvmctl.spec.load import load
 from kvmctl.spec.machine import Machine
 
@@ -41,26 +41,27 @@ def prepare(
     """
     roots = roots or store.find_roots()
     reference = machine
-    machine = load_machine(reference, roots)
+    machine = load_machine(reference, roots=roots)
     name = name_of(reference, machine) if name is None else name
     paths = roots.machine(name, ephemeral=is_captive)
     host = probe()
     path = find_qemu(machine.qemu, env=os.environ)
     qemu = qemu_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
-    plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name)
+    pinned = None if is_captive else specs.read_pin(paths)
+    plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
     return Prepared(tie(plan, host, qemu) if is_captive else plan, paths)
 
 
-def load_machine(machine: Machine | str | os.PathLike[str], roots: Roots | None = None) -> Machine:
+def load_machine(machine: Machine | str | os.PathLike[str], *, roots: Roots | None = None) -> Machine:
     """`machine` itself, or the spec of that name or in that file. Raises SpecError, NotFound."""
     if isinstance(machine, Machine):
         return machine
-    return load(registry.find_spec(os.fspath(machine), roots))
+    return load(specs.find_spec(os.fspath(machine), roots=roots))
 
 
 def name_of(reference: Machine | str | os.PathLike[str], machine: Machine) -> str:
     """What the machine of a spec is called: a defined one by the name it is defined under, whatever its spec says."""
-    if isinstance(reference, Machine) or registry.is_path(os.fspath(reference)):
+    if isinstance(reference, Machine) or specs.is_path(os.fspath(reference)):
         return machine.name
     return os.fspath(reference)
 

@@ -16,7 +16,7 @@ from kvmctl.plan.paths import MachinePaths, Roots, is_name
 from kvmctl.runtime import files, listing, store
 from kvmctl.runtime.events import Event, parse_lines
 from kvmctl.runtime.journal import Tail
-from kvmctl.runtime.watch import Watch
+from kvmctl.runtime.watch import Watch, cannot_watch
 
 
 class Log(StrEnum):
@@ -41,18 +41,18 @@ def read_log(name: str, log: Log, *, follow: bool = False, roots: Roots | None =
     Raises NotFound where there is no such machine, or it never ran.
     """
     paths = _find_run(name, roots)
-    tail = Tail(paths.console_log if log is Log.CONSOLE else paths.qemu_log)
-    for _ in _changes(paths) if follow else range(1):
-        yield tail.read()
+    with Tail(paths.console_log if log is Log.CONSOLE else paths.qemu_log) as tail:
+        for _ in _changes(paths) if follow else range(1):
+            yield from tail.pieces()
 
 
 def read_events(name: str, *, follow: bool = False, roots: Roots | None = None) -> Iterator[Happening]:
     """Every event of the machine's present or last run; with `follow` until the machine ends. Raises NotFound."""
     paths = _find_run(name, roots)
-    tail = Tail(paths.journal)
-    for _ in _changes(paths) if follow else range(1):
-        for event in parse_lines(tail.lines()):
-            yield Happening(name, event)
+    with Tail(paths.journal) as tail:
+        for _ in _changes(paths) if follow else range(1):
+            for event in parse_lines(tail.lines()):
+                yield Happening(name, event)
 
 
 def read_all_events(*, follow: bool = False, roots: Roots | None = None) -> Iterator[Happening]:
@@ -67,7 +67,7 @@ def read_all_events(*, follow: bool = False, roots: Roots | None = None) -> Iter
 
 def _find_run(name: str, roots: Roots | None) -> MachinePaths:
     roots = roots or store.find_roots()
-    listing.find_machine(name, roots)
+    listing.find_machine(name, roots=roots)
     paths = roots.machine(name)
     if not os.path.exists(paths.journal):
         raise NotFound(f"machine {name!r} has not run yet", hint=f"Start it: kvmctl start {name}")
@@ -86,7 +86,7 @@ def _changes(paths: MachinePaths) -> Iterator[None]:
             yield
             if has_ended:
                 return
-            watch.wait(None)
+            watch.wait()
 
 
 class _Journal:
@@ -113,8 +113,11 @@ class _Journals:
     def __init__(self, roots: Roots) -> None:
         self._roots = roots
         self._open: dict[str, _Journal] = {}
-        self._inotify = INotify()
         files.make_private_dir(roots.runtime)
+        try:
+            self._inotify = INotify()
+        except OSError as error:
+            raise cannot_watch(roots.runtime, error) from error
         self._inotify.add_watch(roots.runtime, flags.CREATE | flags.MOVED_TO)
 
     def read(self) -> list[Happening]:

@@ -10,7 +10,7 @@ from typing import Any
 import tomlkit
 
 from kvmctl.errors import AlreadyRunning, NotFound
-from kvmctl.plan.paths import BUILTIN_SPECS, Roots
+from kvmctl.plan.paths import Roots
 from kvmctl.runtime import files, listing, store
 from kvmctl.spec.load import absolute_text, parse
 
@@ -24,27 +24,6 @@ class Definition:
     replaced: bool
 
 
-def find_spec(reference: str, roots: Roots | None = None) -> str:
-    """The file of a spec by its path, its machine's name, or the name of a built-in one. Raises NotFound.
-
-    What has a slash or ends in ``.toml`` or ``.json`` is a path.
-    """
-    if is_path(reference):
-        return os.path.abspath(reference)
-    roots = roots or store.find_roots()
-    defined = roots.spec(reference)
-    if os.path.exists(defined):
-        return defined
-    if reference in BUILTIN_SPECS:
-        return BUILTIN_SPECS[reference]
-    raise listing.unknown(reference, listing.defined_names(roots) | set(BUILTIN_SPECS))
-
-
-def is_path(reference: str) -> bool:
-    """Whether `reference` means a file, and not a machine of that name."""
-    return "/" in reference or reference.endswith((".toml", ".json"))
-
-
 def define(path: str, *, name: str | None = None, roots: Roots | None = None) -> Definition:
     """Keep the spec in the file `path`, its relative paths made absolute. Raises SpecError, NotFound, StateError."""
     try:
@@ -56,7 +35,7 @@ def define(path: str, *, name: str | None = None, roots: Roots | None = None) ->
         raise NotFound(f"cannot read {path!r}: {error}") from error
     base = os.path.dirname(os.path.abspath(path))
     machine = parse(text, source=path, base=base)
-    return write_spec(name or machine.name, absolute_text(text, base), roots=roots)
+    return write_spec(machine.name if name is None else name, absolute_text(text, base), roots=roots)
 
 
 def write_spec(name: str, text: str, *, roots: Roots | None = None) -> Definition:
@@ -85,14 +64,21 @@ def create(name: str, fields: Mapping[str, Any], *, roots: Roots | None = None) 
     roots = roots or store.find_roots()
     if os.path.exists(roots.spec(name)):
         raise AlreadyRunning(f"machine {name!r} is defined already", hint=f"Change it: kvmctl edit {name}")
-    return write_spec(name, tomlkit.dumps({"name": name, **fields}), roots=roots)
+    text = tomlkit.dumps({"name": name, **fields})
+    parse(text, source=name, base=roots.machines)  # its problems are those of the fields: there is no file yet
+    return write_spec(name, text, roots=roots)
 
 
 def files_of(name: str, *, roots: Roots | None = None) -> list[str]:
-    """Everything that `remove` would delete: the spec, the run directory, the state with the disks made for it."""
+    """Everything that `remove` would delete: the spec, the run directory, the state with the disks made for it.
+
+    Raises NotFound, AlreadyRunning.
+    """
     roots = roots or store.find_roots()
-    listing.find_machine(name, roots)
+    listing.find_machine(name, roots=roots)
     paths = roots.machine(name)
+    if store.is_alive(paths):
+        raise store.already_running(paths)
     return [path for path in (roots.spec(name), paths.run, paths.state) if os.path.exists(path)]
 
 

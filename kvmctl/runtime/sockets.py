@@ -18,17 +18,19 @@ BACKLOG = 4096
 
 def listen_unix(path: str) -> socket.socket:
     """A listening socket at `path`, 0600, in place of a stale one. Raises StateError."""
+    _remove_stale(path)
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(path)
         os.fchmod(server.fileno(), 0o600)  # the node that bind makes takes its mode from here, so it is never wider
         with short_path(path) as short:
             server.bind(short)
             os.chmod(short, 0o600)  # and not narrower than we need it: a umask may have taken more
         server.listen(BACKLOG)
-    except OSError as error:
+    except BaseException as error:
         server.close()
-        raise StateError(f"cannot listen on {path!r}: {error.strerror}") from error
+        if isinstance(error, OSError):
+            raise StateError(f"cannot listen on {path!r}: {error.strerror}") from error
+        raise
     return server
 
 
@@ -40,7 +42,7 @@ def connect_unix(path: str) -> socket.socket:
         with short_path(path) as short:
             client.connect(short)
         client.settimeout(None)
-    except OSError:
+    except BaseException:
         client.close()
         raise
     return client

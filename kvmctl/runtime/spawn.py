@@ -20,7 +20,7 @@ from kvmctl.plan.model import FdSource, Listen, OpenFile, Pair, Plan, StoreSecre
 from kvmctl.plan.option import render
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime import deferred, files
-from kvmctl.runtime.process import Process
+from kvmctl.runtime.process import Process, disown, reap_disowned
 from kvmctl.runtime.sockets import BACKLOG, listen_unix
 from kvmctl.runtime.store import Claim
 
@@ -56,6 +56,7 @@ class Child:
         """QEMU goes on without us."""
         # Popen would complain on collection that its child still runs; that it does is the point.
         self.popen.returncode = 0
+        disown(self.popen.pid)
 
 
 class _Opened:
@@ -117,11 +118,26 @@ def spawn(plan: Plan, claim: Claim) -> Child:
         if opened.private is None:
             raise LaunchFailed(f"the plan of {plan.name!r} has no private monitor")
         stdin, feed = _journal_input(stack)
+        reap_disowned()
         popen = _exec(plan, paths, opened.numbers, stdin=stdin, inherited=(claim.lock, feed))
-        process = Process(popen.pid, os.pidfd_open(popen.pid))
-        claim.release_lock()
-        files.write_atomic(paths.pid, b"%d\n" % popen.pid, is_volatile=True)
+        process = _adopt(popen, claim)
         return Child(popen, process, *opened.take_ours())
+
+
+def _adopt(popen: subprocess.Popen[bytes], claim: Claim) -> Process:
+    """The process that was just started, on record in its run directory; ended if that fails."""
+    with ExitStack() as undo:
+        undo.callback(_end, popen)
+        process = undo.enter_context(Process(popen.pid, os.pidfd_open(popen.pid)))
+        claim.release_lock()
+        files.write_atomic(claim.paths.pid, b"%d\n" % popen.pid, is_volatile=True)
+        undo.pop_all()
+    return process
+
+
+def _end(popen: subprocess.Popen[bytes]) -> None:
+    popen.kill()
+    popen.wait()
 
 
 def command_line(plan: Plan, numbers: Mapping[str, int]) -> list[str]:
@@ -132,27 +148,28 @@ def command_line(plan: Plan, numbers: Mapping[str, int]) -> list[str]:
 def _exec(
     plan: Plan, paths: MachinePaths, numbers: Mapping[str, int], *, stdin: int, inherited: tuple[int, ...]
 ) -> subprocess.Popen[bytes]:
-    journal = files.open_append(paths.journal, truncate=True)
-    log = files.open_append(paths.qemu_log, truncate=True)
-    try:
-        return subprocess.Popen(
-            command_line(plan, numbers),
-            stdin=stdin,
-            stdout=journal,
-            stderr=log,
-            pass_fds=(*numbers.values(), *inherited),
-            env=_environment(plan),
-            cwd="/",
-            umask=0o177,  # QEMU makes no directories, but sockets, which would be executable
-            start_new_session=True,
-        )
-    except FileNotFoundError as error:
-        raise QemuNotFound(f"there is no QEMU at {plan.qemu!r}", hint="See: kvmctl doctor") from error
-    except OSError as error:
-        raise LaunchFailed(f"cannot run {plan.qemu!r}: {error.strerror}") from error
-    finally:
-        os.close(journal)
-        os.close(log)
+    with ExitStack() as stack:
+        outputs = []
+        for path in (paths.journal, paths.qemu_log):
+            outputs.append(files.open_append(path, truncate=True))
+            stack.callback(os.close, outputs[-1])
+        try:
+            return subprocess.Popen(
+                command_line(plan, numbers),
+                stdin=stdin,
+                stdout=outputs[0],
+                stderr=outputs[1],
+                pass_fds=(*numbers.values(), *inherited),
+                env=_environment(plan),
+                cwd="/",
+                umask=0o177,  # QEMU makes no directories, but sockets, which would be executable
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            raise QemuNotFound(f"there is no QEMU at {plan.qemu!r}", hint="See: kvmctl doctor") from error
+        except OSError as error:
+            raise LaunchFailed(f"cannot run {plan.qemu!r}: {error.strerror}") from error
+    raise LaunchFailed(f"cannot run {plan.qemu!r}")  # unreachable: the block above returns or raises
 
 
 def _journal_input(stack: ExitStack) -> tuple[int, int]:

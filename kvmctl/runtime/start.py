@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
-from kvmctl.errors import DeadlineExceeded
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime.begin import Beginning, begin
-from kvmctl.runtime.monitor import Monitor
+from kvmctl.runtime.handshake import let_go
+from kvmctl.runtime.journal import Journal
 from kvmctl.runtime.vm import Vm
-
-START_SECONDS = 60.0
-"""How long QEMU may take from its start to its first instruction: it may have to touch a lot of memory first."""
 
 
 async def start_plan(plan: Plan, paths: MachinePaths) -> Vm:
     """Start the machine; it goes on when this process ends. Raises AlreadyRunning, LaunchFailed and many more."""
-    return await let_go(begin(plan, paths, is_captive=False))
+    return await _vm(begin(plan, paths, is_captive=False))
 
 
 @asynccontextmanager
@@ -28,44 +24,23 @@ async def run_plan(plan: Plan, paths: MachinePaths) -> AsyncIterator[Vm]:
 
     It ends with this process whatever ends that, SIGKILL included.
     """
-    vm = await let_go(begin(plan, paths, is_captive=True))
+    vm = await _vm(begin(plan, paths, is_captive=True))
     try:
         yield vm
     finally:
+        await vm.dispose()
+
+
+async def _vm(beginning: Beginning) -> Vm:
+    with ExitStack() as stack:
         try:
-            if vm.is_alive:
-                await vm.quit()
-        finally:
-            await vm.close()
-            vm.forget()
-
-
-async def let_go(beginning: Beginning) -> Vm:
-    """Let a machine run whose QEMU was started. Whatever goes wrong, nothing is left of it."""
-    monitor = None
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            monitor = await Monitor.connect(beginning.child.monitor.dup(), name=beginning.plan.name)
-            for step in beginning.plan.before_run:
-                await monitor.execute(step.execute, step.arguments)
-            beginning.child.widen_backlogs()
-            await monitor.execute("cont")
-    except BaseException as error:
-        if monitor is not None:
-            await monitor.close()
-        raise beginning.fail(_timely(error, beginning.plan.name)) from error
-    beginning.succeed()
+            journal = stack.enter_context(Journal(beginning.paths))
+        except BaseException as error:
+            beginning.fail(error)
+            raise
+        monitor = await let_go(beginning)
+        stack.pop_all()
+    child = beginning.child
     return Vm(
-        beginning.plan,
-        beginning.paths,
-        beginning.child.process,
-        monitor=monitor,
-        child=beginning.child,
-        claim=beginning.claim,
+        beginning.plan, beginning.paths, child.process, journal, monitor=monitor, child=child, claim=beginning.claim
     )
-
-
-def _timely(error: BaseException, name: str) -> BaseException:
-    if isinstance(error, TimeoutError):
-        return DeadlineExceeded(f"QEMU of {name!r} did not come up within {START_SECONDS:g} s")
-    return error

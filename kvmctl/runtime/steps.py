@@ -9,7 +9,7 @@ from typing import assert_never
 
 from kvmctl.errors import HostError
 from kvmctl.image import qemuimg
-from kvmctl.plan.model import CopyNvram, CreateImage, Plan, Step, StoreSecret
+from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, Plan, Step, StoreSecret
 from kvmctl.runtime import files
 
 
@@ -22,11 +22,11 @@ def carry_out(plan: Plan, undo: ExitStack) -> None:
 def _carry_out(step: Step, plan: Plan, undo: ExitStack) -> None:
     match step:
         case CreateImage(path, image_format, size):
-            if _is_wanted(path):
+            if _is_wanted(path, undo):
                 qemuimg.create(qemuimg.find_qemu_img(plan.qemu), path, image_format=image_format, size=size)
                 undo.callback(_unlink, path)
         case CopyNvram(template, template_format, path):
-            if _is_wanted(path):
+            if _is_wanted(path, undo):
                 program = qemuimg.find_qemu_img(plan.qemu)
                 qemuimg.convert(program, template, path, source_format=template_format, image_format="qcow2")
                 undo.callback(_unlink, path)
@@ -34,18 +34,43 @@ def _carry_out(step: Step, plan: Plan, undo: ExitStack) -> None:
             secret = os.environ.get(variable)
             if secret is None:
                 raise HostError(f"{key}: the environment variable {variable!r} is not set", hint=f"export {variable}=…")
-            files.make_private_dir(os.path.dirname(path))
-            files.write_atomic(path, secret.encode(), is_volatile=True)
+            _store(path, secret.encode())
+        case CopySecret(source, path):
+            _store(path, _read(source).rstrip(b"\r\n"))
         case _:
             assert_never(step)
 
 
-def _is_wanted(path: str) -> bool:
-    """Whether `path` is still to be made; its directory is then there."""
+def _is_wanted(path: str, undo: ExitStack) -> bool:
+    """Whether `path` is still to be made; its directory is then there, and `undo` removes what of it was made."""
     if os.path.lexists(path):
         return False
+    directory, missing = os.path.dirname(path), []
+    while not os.path.lexists(directory):
+        missing.append(directory)
+        directory = os.path.dirname(directory)
     files.make_private_dir(os.path.dirname(path))
+    for made in reversed(missing):
+        undo.callback(_remove_empty, made)
     return True
+
+
+def _store(path: str, secret: bytes) -> None:
+    files.make_private_dir(os.path.dirname(path))
+    files.write_atomic(path, secret, is_volatile=True)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise files.cannot("read", path, error) from error
+
+
+def _remove_empty(directory: str) -> None:
+    with suppress(OSError):  # somebody else has put something there meanwhile
+        os.rmdir(directory)
 
 
 def _unlink(path: str) -> None:

@@ -8,13 +8,12 @@ from kvmctl.errors import DeadlineExceeded, KvmctlError, MonitorBusy, NotRunning
 from kvmctl.runtime import ops
 from kvmctl.runtime.end import Rung, StopResult
 from kvmctl.runtime.events import ExitReason, History, State, derive
+from kvmctl.runtime.handle import ASK_SECONDS
 from kvmctl.runtime.journal import read_events
 from kvmctl.runtime.vm import Vm
 
 GRACE = 30.0
 """Seconds the guest has to shut down, unless the caller says otherwise."""
-_ASK_SECONDS = 2.0
-"""Seconds an answer to one question may take: a QEMU that hangs must not use up the guest's time."""
 _ASKABLE = frozenset({State.RUNNING, State.PAUSED, State.SUSPENDED})
 
 
@@ -36,7 +35,7 @@ async def _ask_guest(vm: Vm, grace: float, tried: list[tuple[Rung, str]]) -> Run
     for rung in rungs:
         patience = grace / len(rungs)
         try:
-            await _ask(vm, rung, is_paused=told.state is State.PAUSED and rung is rungs[0])
+            await _ask(vm, rung, state=told.state if rung is rungs[0] else State.RUNNING)
         except NotRunning:
             return rung
         except KvmctlError as error:
@@ -58,15 +57,17 @@ def _guest_rungs(vm: Vm, told: History) -> list[Rung]:
     return [Rung.AGENT] * has_agent + [Rung.ACPI, Rung.ACPI_AGAIN] * guest.acpi
 
 
-async def _ask(vm: Vm, rung: Rung, *, is_paused: bool) -> None:
-    if is_paused:
+async def _ask(vm: Vm, rung: Rung, *, state: State) -> None:
+    if state is State.PAUSED:
         await vm.resume()  # a guest that does not run can't be asked
+    elif state is State.SUSPENDED:
+        await vm.wake()
     if rung is Rung.AGENT:
         agent = vm.agent()
-        agent.patience = _ASK_SECONDS
+        agent.patience = ASK_SECONDS
         await agent.shut_down()
         return
-    async with vm.monitor(deadline=_ASK_SECONDS) as monitor:
+    async with vm.monitor(deadline=ASK_SECONDS) as monitor:
         await ops.press_power_button(monitor)
 
 

@@ -56,17 +56,27 @@ class Claim:
         if self.tether >= 0:
             with suppress(FileNotFoundError):
                 os.unlink(self.paths.tether)
+            self._close_tether()
+
+    def _close_tether(self) -> None:
+        if self.tether >= 0:
             os.close(self.tether)
             self.tether = -1
 
     def abandon(self) -> None:
-        """Give the claim back and leave no run directory."""
+        """Give the claim back and leave nothing: no run directory, and nobody who has the lock from us.
+
+        Done once, however often it is asked for. Raises StateError, DeadlineExceeded.
+        """
+        if self.tether < 0:
+            return
+        self.release_lock()  # the tether keeps everybody out
         try:
             with _one_at_a_time(self.paths):
+                _end_holder(self.paths)
                 _discard(self.paths)
         finally:
-            self.release_lock()
-            self.untether()
+            self._close_tether()
 
 
 def claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
@@ -134,7 +144,7 @@ def read_pid(paths: MachinePaths) -> int | None:
 
 def find_process(paths: MachinePaths) -> Process | None:
     """The machine's QEMU, shown to hold its lock; None where it is not running or is not ours to look at."""
-    return find_holder(paths.lock, hint=read_pid(paths)) if is_alive(paths) else None
+    return find_holder(paths.lock, tether=paths.tether, hint=read_pid(paths)) if is_alive(paths) else None
 
 
 def run_names(roots: Roots) -> list[str]:
@@ -163,15 +173,19 @@ def sweep_one(paths: MachinePaths) -> None:
 
 
 def _sweep(paths: MachinePaths) -> None:
-    if not _is_abandoned(paths):
-        return
+    if _is_abandoned(paths):
+        _end_holder(paths)
+        _discard(paths)
+
+
+def _end_holder(paths: MachinePaths) -> None:
     process = find_process(paths)
-    if process is not None:
-        with process:
-            process.signal(SIGKILL)
-            if not process.wait(_REAP_SECONDS):
-                raise DeadlineExceeded(f"QEMU of {paths.name!r} (process {process.pid}) does not die")
-    _discard(paths)
+    if process is None:
+        return
+    with process:
+        process.signal(SIGKILL)
+        if not process.wait(_REAP_SECONDS):
+            raise DeadlineExceeded(f"QEMU of {paths.name!r} (process {process.pid}) does not die")
 
 
 def _is_abandoned(paths: MachinePaths) -> bool:
@@ -214,7 +228,8 @@ def _one_at_a_time(paths: MachinePaths) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _already_running(paths: MachinePaths) -> AlreadyRunning:
+def already_running(paths: MachinePaths) -> AlreadyRunning:
+    """The error for a machine whose lock somebody holds."""
     pid, _ = read_tether(paths)
     if pid is not None and is_tethered(paths):
         return AlreadyRunning(f"machine {paths.name!r} is held by process {pid}", hint=f"See: kvmctl show {paths.name}")
@@ -235,5 +250,5 @@ def _lock_file(path: str, paths: MachinePaths, stack: ExitStack) -> int:
     except OSError as error:
         raise files.cannot("open", path, error) from error
     if not ofd.try_lock(descriptor):
-        raise _already_running(paths)
+        raise already_running(paths)
     return descriptor

@@ -81,5 +81,5 @@ async def _stopped(name: str, roots: Roots | None) -> str:
         async with attach(name, roots=roots) as vm:
             return (await vm.wait()).reason.value
     except NotRunning:
-        end = listing.find_machine(name, roots).exit
+        end = listing.find_machine(name, roots=roots).exit
         return "it never ran" if end is None else end.reason.value

@@ -6,9 +6,9 @@ wait on.
 
 from __future__ import annotations
 
+import errno
 import select
-import time
-from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Self
 
@@ -16,8 +16,6 @@ from inotify_simple import INotify, flags
 
 from kvmctl.errors import StateError
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime.events import Event, parse_lines
-from kvmctl.runtime.journal import Tail
 from kvmctl.runtime.process import Process
 
 
@@ -28,13 +26,17 @@ class Watch:
     """
 
     def __init__(self, paths: MachinePaths, process: Process | None = None) -> None:
+        """Raises StateError. In a directory that has been cleared away nothing changes any more."""
         self._process = process
-        self._inotify = INotify(nonblocking=True)
-        try:
-            self._inotify.add_watch(paths.run, flags.MODIFY | flags.CREATE | flags.DELETE | flags.MOVED_TO)
-        except OSError as error:
-            self._inotify.close()
-            raise StateError(f"cannot watch {paths.run!r}: {error.strerror}") from error
+        with ExitStack() as stack:
+            try:
+                self._inotify = stack.enter_context(closing(INotify(nonblocking=True)))
+                self._inotify.add_watch(paths.run, flags.MODIFY | flags.CREATE | flags.DELETE | flags.MOVED_TO)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise cannot_watch(paths.run, error) from error
+            stack.pop_all()
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
@@ -44,17 +46,14 @@ class Watch:
         """Forget the changes seen so far."""
         self._inotify.read(timeout=0)
 
-    def wait(self, deadline: float | None) -> bool:
-        """Wait for a change, the process's end, or `deadline` (by ``time.monotonic``); False at the deadline."""
+    def wait(self) -> None:
+        """Wait for a change, or the process's end."""
         poller = select.poll()
         poller.register(self.fileno(), select.POLLIN)
         if self._process is not None:
             poller.register(self._process.pidfd, select.POLLIN)
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        if not poller.poll(timeout):
-            return False
+        poller.poll()
         self.drain()
-        return True
 
     def close(self) -> None:
         """Stop watching."""
@@ -69,17 +68,11 @@ class Watch:
         self.close()
 
 
-def follow_events(
-    paths: MachinePaths, process: Process | None, *, deadline: float | None = None
-) -> Iterator[Event | None]:
-    """The events so far, then each as it comes, until the process ends, or `deadline` passes: a last None."""
-    tail = Tail(paths.journal)
-    with Watch(paths, process) as watch:
-        while True:
-            is_over = process is None or process.wait(0)  # before the read: nothing can be written after it
-            yield from parse_lines(tail.lines())
-            if is_over:
-                return
-            if not watch.wait(deadline):
-                yield None
-                return
+def cannot_watch(path: str, error: OSError) -> StateError:
+    """The error for a directory that the kernel would not watch for us."""
+    limits = {errno.EMFILE: "fs.inotify.max_user_instances", errno.ENOSPC: "fs.inotify.max_user_watches"}
+    limit = limits.get(error.errno or 0)
+    return StateError(
+        f"cannot watch {path!r}: {error.strerror}",
+        hint=f"Everybody who waits for a machine takes one of them; raise the limit: sysctl {limit}" if limit else "",
+    )

@@ -120,9 +120,11 @@ def _in_order(order: Sequence[str], bootable: Mapping[str, tuple[str, str, int |
 
 def _bootable(devices: Devices) -> dict[str, tuple[str, str, int | None]]:
     """Id, kind and given boot index of every device that can be booted from, by its key."""
+    floppies = [index for index, disk in enumerate(devices.disks) if disk.device == "floppy"]
     disks = {
         f"disks[{index}]": (disk.device_id(index), str(disk.device), disk.boot_index)
         for index, disk in enumerate(devices.disks)
+        if index not in floppies[1:]  # a PC boots from drive A only
     }
     networks = {
         f"networks[{index}]": (network.device_id(index), "network", network.boot_index)

@@ -26,6 +26,7 @@ def clashes(options: Sequence[Option], lowered: Lowered) -> Iterator[Problem]:
     """Everything that exists twice, or that the launcher would look for in vain."""
     yield from _twins(_ids(options), "is the id of two things")
     yield from _twins(_addresses(options), "is the address of two devices")
+    yield from _twins(_addresses_of_cards(options), "is the address of two cards")
     yield from _twins(((item.path, item.fd) for item in lowered.fds if isinstance(item, Listen)), "is two sockets")
     yield from _twins(((f"{item.host}:{item.port}", item.key) for item in lowered.ports), "is listened on twice")
     yield from _images(lowered.inputs)
@@ -64,6 +65,10 @@ def _addresses(options: Iterable[Option]) -> Iterator[tuple[str, str]]:
     for option in options:
         if option.flag == "device" and "addr" in option.body:
             yield f"{option.body['bus']} {option.body['addr']}", option.why
+
+
+def _addresses_of_cards(options: Iterable[Option]) -> Iterator[tuple[str, str]]:
+    yield from ((str(option.body["mac"]), option.why) for option in options if "mac" in option.body)
 
 
 def _descriptors(options: Iterable[Option], sources: Iterable[FdSource]) -> Iterator[Problem]:

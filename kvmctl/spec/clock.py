@@ -19,7 +19,7 @@ _ALLOWED: Final = "'utc', 'localtime', or a time like '2024-02-29T12:00:00'"
 
 
 def _parse_base(value: Any) -> str:
-    if value in {"utc", "localtime"}:
+    if value in ("utc", "localtime"):  # a set can't be asked about a list
         return str(value)
     try:
         time = datetime.fromisoformat(value) if isinstance(value, str) and re.fullmatch(_TIME, value) else value

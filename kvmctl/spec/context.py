@@ -30,6 +30,7 @@ class Context:
     platform: Platform
     machine_type: str
     accel: Literal["kvm", "tcg"]
+    accel_reason: str
     host: HostFacts
     qemu: QemuFacts
     paths: MachinePaths

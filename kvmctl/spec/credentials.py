@@ -18,9 +18,9 @@ from kvmctl.plan.model import Input, StoreSecret
 from kvmctl.plan.option import Option, keyvals
 from kvmctl.spec.context import Context, Lowered, join
 from kvmctl.spec.hostpath import HostPath
-from kvmctl.spec.model import AlsoTakes, Model, Str, reject
+from kvmctl.spec.model import AlsoTakes, Model, reject
 from kvmctl.spec.smbios import oem_string
-from kvmctl.spec.units import Variable, has_control_characters
+from kvmctl.spec.units import Text, Variable, has_control_characters
 
 _NAME: Final = r"[A-Za-z0-9_.-]+"
 _FW_CFG_DIRECTORY: Final = "opt/io.systemd.credentials/"
@@ -31,7 +31,7 @@ _FW_CFG_MAX: Final = 55
 class Credential(Model):
     """A credential. Text alone stands for a table with that value."""
 
-    value: Str | None = Field(default=None, description="The credential itself; everybody on the host can read it.")
+    value: Text | None = Field(default=None, description="The credential itself; everybody on the host can read it.")
     file: HostPath | None = Field(default=None, description="A file that holds it.")
     env: Variable | None = Field(default=None, description="An environment variable that holds it when kvmctl runs.")
 

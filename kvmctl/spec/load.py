@@ -92,6 +92,8 @@ def _read(text: str, *, source: str, format: Format) -> dict[str, Any]:  # noqa:
         problem = Problem("", f"is not TOML at {place}: {message[:1].lower()}{message[1:]}")
     except json.JSONDecodeError as error:
         problem = Problem("", f"is not JSON at line {error.lineno}, column {error.colno}: {error.msg.lower()}")
+    except RecursionError:
+        problem = Problem("", "is nested too deeply")
     except ValueError as error:
         problem = Problem("", str(error))
     raise SpecError(source, [problem])

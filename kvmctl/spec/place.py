@@ -79,9 +79,7 @@ class _Place:
     """Slot and function on pcie.0."""
 
 
-def place(
-    parts: Sequence[Part], *, platform: Platform, acpi: bool, spare: int
-) -> tuple[tuple[Option, ...], tuple[Problem, ...]]:
+def place(parts: Sequence[Part], *, platform: Platform, acpi: bool) -> tuple[tuple[Option, ...], tuple[Problem, ...]]:
     """The devices as options with their addresses, root ports first, and what found no place."""
     buses = MMIO_BUSES if acpi else MMIO_BUSES_WITHOUT_ACPI
     find = _seats(parts, platform, buses=buses)
@@ -99,20 +97,15 @@ def place(
         if found.port is not None:
             ports.append(_root_port(f"{part.id}-port", *found.port, why=part.why))
         devices.append(jsonopt("device", {**part.body, **found.address}, why=part.why))
-    ports += spare_ports(spare) if platform == "q35" else ()
     return (*ports, *devices), tuple(problems)
 
 
-def spare_ports(count: int) -> tuple[Option, ...]:
-    """Root ports that hold nothing yet, ``spare0`` and on: what is plugged into a running machine goes there."""
+def spare_ports(count: int, *, why: str) -> tuple[Option, ...]:
+    """Root ports that hold nothing yet, ``spare0`` and on: what is plugged into a running q35 goes there."""
+    places = (divmod(index, PORTS_PER_SLOT) for index in range(count))
     return tuple(
-        _root_port(
-            f"spare{index}",
-            _Q35_SPARE[index // PORTS_PER_SLOT],
-            index % PORTS_PER_SLOT,
-            why="pci.spare_root_ports: for what is plugged in while the machine runs",
-        )
-        for index in range(count)
+        _root_port(f"spare{index}", _Q35_SPARE[slot], function, why=why)
+        for index, (slot, function) in enumerate(places)
     )
 
 
@@ -126,8 +119,10 @@ def _root_port(port_id: str, slot: int, function: int, *, why: str) -> Option:
 
 
 def _no_place(part: Part, platform: Platform, *, taken: int, buses: int) -> Problem:
-    if platform == "microvm" and part.seat in _MMIO:
+    if platform == "microvm" and _is_on_mmio(part):
         return Problem(part.key, f"this microvm has {buses} virtio buses, and all are taken")
+    if platform == "microvm" and part.seat in {*_Q35_PORTS, *_PC_FIXED}:
+        return Problem(part.key, f"a microvm has no PCI bus, and '{part.driver}' needs one", allowed="machine = 'q35'")
     if taken:
         return Problem(part.key, f"{platform} has {taken} {part.seat}, and all are taken")
     allowed = "bus = 'sata'" if part.seat is Seat.IDE_PORT else "machine = 'q35'"
@@ -149,16 +144,20 @@ def _seats(parts: Sequence[Part], platform: Platform, *, buses: int) -> Callable
 
 def _microvm(parts: Sequence[Part], buses: int) -> Callable[[Part, int], _Place | None]:
     """Buses by role, so that the first network is always on the first bus."""
-    on_buses = sorted((part for part in parts if part.seat in _MMIO), key=lambda part: _MMIO.index(part.seat))
+    on_buses = sorted(filter(_is_on_mmio, parts), key=lambda part: _MMIO.index(part.seat))
     numbers = {part.id: number for number, part in enumerate(on_buses)}
 
     def find(part: Part, index: int) -> _Place | None:
-        if part.seat not in _MMIO:
+        if not _is_on_mmio(part):
             return _controller_seat(part, index)
         number = numbers[part.id]
         return _Place({"bus": f"virtio-mmio-bus.{number}"}) if number < buses else None
 
     return find
+
+
+def _is_on_mmio(part: Part) -> bool:
+    return part.seat in _MMIO and part.driver.endswith("-device")
 
 
 def _q35(part: Part, index: int) -> _Place | None:

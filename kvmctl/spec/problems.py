@@ -22,6 +22,7 @@ _PLAIN: Final = {
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",
     "string_type": "must be text in quotes",
+    "string_unicode": "has half of a character in it (a lone surrogate)",
     "model_type": "must be a table",
     "model_attributes_type": "must be a table",
     "dict_type": "must be a table",

@@ -18,8 +18,14 @@ def platform_of(machine_type: str) -> Platform | None:
     return next((platform for prefix, platform in _PLATFORMS.items() if machine_type.startswith(prefix)), None)
 
 
-def find_machine_type(asked: str, qemu: QemuFacts) -> MachineType | Problem:
-    """The versioned machine type that `asked` means in this QEMU, or why there is none."""
+def find_machine_type(asked: str, qemu: QemuFacts, *, pinned: str | None = None) -> MachineType | Problem:
+    """The versioned machine type that `asked` means in this QEMU, or why there is none.
+
+    `pinned` is the one the machine was first started as: it stands for an alias of its platform as long as QEMU has it.
+    """
+    for kind in qemu.machines:
+        if kind.name == pinned and platform_of(kind.name) == asked:
+            return kind
     for kind in qemu.machines:
         if asked in {kind.name, kind.alias} and platform_of(kind.name) is not None:
             return kind

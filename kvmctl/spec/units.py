@@ -25,7 +25,9 @@ MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 
 _UNITS: Final = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": 1 << 40}
-_SIZE: Final = r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)"
+_SIZE: Final = r"(\d{1,20}(?:\.\d{1,20})?)\s*([A-Za-z]*)"
+_SIZE_MAX: Final = (1 << 63) - 1
+"""QEMU's sizes are signed in places (``off_t``)."""
 _SIZE_ALLOWED: Final = "a size is written '512MiB' (B, KiB, MiB, GiB, TiB), or as a whole number of bytes"
 
 
@@ -45,10 +47,15 @@ def size_text(size: int) -> str:
 
 
 def _parse_size(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        if value < 0:
-            raise reject("a size can't be negative", allowed=_SIZE_ALLOWED)
-        return value
+    size = value if isinstance(value, int) and not isinstance(value, bool) else _parse_written(value)
+    if size < 0:
+        raise reject("a size can't be negative", allowed=_SIZE_ALLOWED)
+    if size > _SIZE_MAX:
+        raise reject("is more than a machine can count", allowed="at most 8388607TiB")
+    return size
+
+
+def _parse_written(value: Any) -> int:
     if not isinstance(value, str):
         raise reject("is not a size", allowed=_SIZE_ALLOWED)
     match = re.fullmatch(_SIZE, value.strip(), re.ASCII)
@@ -101,6 +108,16 @@ _CONTROLS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 def has_control_characters(line: str) -> bool:
     """Whether there is a newline, a NUL or anything else in `line` that controls rather than shows."""
     return any(category(char) in _CONTROLS for char in line)
+
+
+def _parse_text(value: Any) -> str:
+    if any(category(char) == "Cs" for char in string(value)):
+        raise reject("has half of a character in it (a lone surrogate)")
+    return str(value)
+
+
+Text = Annotated[str, BeforeValidator(_parse_text)]
+"""Text of any kind, line breaks included, that can be written as UTF-8."""
 
 
 def _parse_line(value: Any) -> str:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -77,13 +78,20 @@ class Kvmctl:
         return set(done.stderr.rpartition("\n ")[2].split())
 
 
-@pytest.fixture
-def kvmctl(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Kvmctl]:
-    """The command line of a user who has no machines; what is left running at the end fails the test."""
+@contextmanager
+def command_line_of(directory: Path, pytestconfig: pytest.Config) -> Iterator[Kvmctl]:
+    """The command line of a user who has no machines; what is left running at the end is an error."""
     cache = pytestconfig.cache
     assert cache is not None
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("KVMCTL_")}
-    ours = {f"KVMCTL_{part}_DIR": str(tmp_path / part.lower()) for part in ("CONFIG", "STATE", "RUNTIME")}
-    yield Kvmctl(tmp_path, kept | ours | {"KVMCTL_CACHE_DIR": str(cache.mkdir("kvmctl")), "PYTHONPATH": str(ROOT)})
-    leaked = end_all(str(tmp_path))
+    kept = {name: value for name, value in os.environ.items() if name == "KVMCTL_QEMU" or "KVMCTL" not in name}
+    ours = {f"KVMCTL_{part}_DIR": str(directory / part.lower()) for part in ("CONFIG", "STATE", "RUNTIME")}
+    yield Kvmctl(directory, kept | ours | {"KVMCTL_CACHE_DIR": str(cache.mkdir("kvmctl")), "PYTHONPATH": str(ROOT)})
+    leaked = end_all(str(directory))
     assert not leaked, f"left running: {leaked}"
+
+
+@pytest.fixture
+def kvmctl(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Kvmctl]:
+    """A command line for one test."""
+    with command_line_of(tmp_path, pytestconfig) as ours:
+        yield ours

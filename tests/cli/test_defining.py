@@ -86,7 +86,7 @@ def test_create_does_not_replace_a_machine(kvmctl: Kvmctl) -> None:
     assert read(defined(kvmctl, "web"))["memory"] == "1GiB"
 
 
-@pytest.mark.parametrize("name", ["../web", "a b", "a,b", "a\nb", "x" * 65])
+@pytest.mark.parametrize("name", ["../web", "a b", "a,b", "a\nb", "x" * 65, "web.toml", "web.json"])
 def test_a_name_that_can_not_be_one_is_not_created(kvmctl: Kvmctl, name: str) -> None:
     assert kvmctl("create", name).returncode in {3, 4}
     assert not list(kvmctl.directory.glob("**/*.toml"))
@@ -119,6 +119,42 @@ def test_an_editor_that_is_not_there_is_told(kvmctl: Kvmctl) -> None:
     done = kvmctl("edit", "web", VISUAL="no-such-editor")
     assert done.returncode == 1
     assert "'no-such-editor'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("editor", "words"),
+    [
+        ("false", "the editor 'false' failed: it exited with status 1"),
+        ("sh -c 'kill -9 $$'", "failed: SIGKILL ended it"),
+        ("sed 's", "is not a command line"),
+        ("rm", "left no spec"),
+        ("sh -c 'printf \"\\377\" >$0'", "is not UTF-8"),
+    ],
+)
+def test_an_editor_that_makes_a_mess_changes_nothing(kvmctl: Kvmctl, editor: str, words: str) -> None:
+    kvmctl.ok("create", "web")
+    before = defined(kvmctl, "web").read_text()
+    done = kvmctl("edit", "web", EDITOR=editor)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert defined(kvmctl, "web").read_text() == before
+
+
+def test_a_spec_left_empty_is_not_taken(kvmctl: Kvmctl) -> None:
+    kvmctl.ok("create", "web")
+    assert "not changed" in kvmctl("edit", "web", EDITOR="truncate -s 0").stderr
+    assert read(defined(kvmctl, "web"))["memory"] == "1GiB"
+
+
+def test_an_empty_name_is_not_no_name(kvmctl: Kvmctl, spec: str) -> None:
+    assert kvmctl("define", spec, "--name=").returncode == 4
+
+
+def test_problems_of_options_are_not_told_of_a_file_that_is_not_there(kvmctl: Kvmctl) -> None:
+    done = kvmctl("create", "web", "--memory", "1GB")
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: web: 1 problem in the machine spec")
 
 
 def test_removing_lists_what_goes_and_asks_only_a_terminal(kvmctl: Kvmctl) -> None:
@@ -157,6 +193,8 @@ def test_removing_takes_what_kvmctl_made_and_leaves_what_the_user_gave(kvmctl: K
 @pytest.mark.qemu
 def test_a_running_machine_is_not_removed(kvmctl: Kvmctl) -> None:
     kvmctl.ok("start", "tiny")
-    assert kvmctl("rm", "tiny", "--yes").returncode == 6
+    done = kvmctl("rm", "tiny", "--yes")
+    assert done.returncode == 6
+    assert "deletes" not in done.stderr  # for it does not
     assert kvmctl.ok("list", "--quiet") == "tiny\n"
     kvmctl.ok("kill", "tiny")

@@ -151,8 +151,11 @@ def test_exec_says_when_it_was_kvmctl_that_failed(web: Kvmctl) -> None:
 def test_memory_can_be_asked_back_with_a_balloon(kvmctl: Kvmctl) -> None:
     (kvmctl.directory / "big.toml").write_text("memory = '64MiB'\nfirmware = 'qboot.rom'\n")
     kvmctl.ok("start", "./big.toml")
-    record = json.loads(kvmctl.ok("balloon", "big", "32MiB", "--json"))
+    record = json.loads(kvmctl.ok("balloon", "big", "32MiB", "--timeout", "0", "--json"))
     assert (record["actual"], record["wanted"]) == (64 << 20, 32 << 20)  # no driver in this guest: nothing was given
+    done = kvmctl("balloon", "big", "32MiB", "--timeout", "0.3")
+    assert done.returncode == 10
+    assert "gave up after 0.3 s: wait for the guest to come to 32MiB" in done.stderr
     assert kvmctl("balloon", "big", "32MB").returncode == 1
     kvmctl.ok("kill", "big")
 

@@ -15,14 +15,16 @@ from kvmctl import KvmctlError
 from kvmctl.cli import main
 from kvmctl.cli.verbs import GROUPS, VERBS
 
-ROOT = Path(__file__).parent.parent
+from .conftest import ROOT
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def kvmctl(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "kvmctl", *words],
-        env=os.environ | environment,
+        env=ENVIRONMENT | environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -38,7 +40,12 @@ def modules_after(*words: str) -> set[str]:
         "from kvmctl.cli.main import main; main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", source, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [sys.executable, "-c", source, *words],
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return set(done.stderr.split())
 
@@ -113,5 +120,6 @@ def test_bash_completes_verbs_with_the_script(tmp_path: Path) -> None:
         _kvmctl_completion kvmctl
         echo "${{COMPREPLY[@]}}"
     """
-    done = subprocess.run(["bash", "-c", source], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", source], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
     assert done.stdout.split() == ["schema", "screenshot"]

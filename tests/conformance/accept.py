@@ -48,8 +48,8 @@ def main() -> None:
     make_network(plan)
     files.make_private_dir(str(directory / "runtime" / plan.name))
     with ExitStack() as undo:
-        steps.carry_out(plan, undo)
         make_inputs(plan)
+        steps.carry_out(plan, undo)
         with running(plan) as qemu:
             status = qemu.command("query-status")["status"]
             for step in plan.before_run:
@@ -91,11 +91,12 @@ def make_network(plan: Plan) -> None:
 
 
 def make_inputs(plan: Plan) -> None:
-    """What the plan wants to be there and nothing has made: images of the right format, kernels, secrets."""
+    """What the plan wants to be there and does not make itself: images of the right format, kernels, secrets."""
     formats = {disk.path: disk.format for disk in plan.disks}
+    made = {step.path for step in plan.steps}
     for item in plan.inputs:
         path = Path(item.path)
-        if path.exists():
+        if path.exists() or item.path in made:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         if image_format := formats.get(item.path):

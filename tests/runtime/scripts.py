@@ -86,6 +86,50 @@ for step in count(1):
 print("steps", step)
 """
 
+FAILING_AT_EVERY_STEP = """
+import errno
+import psutil
+from itertools import count
+
+prepared = kvmctl.prepare(tiny())
+kvmctl.Vm, kvmctl.list_machines
+from kvmctl.runtime.begin import begin
+ARMED = [0]
+
+def fail(event, args):
+    if ARMED[0] and event != "socket.__new__":  # where socket.socketpair itself would leak
+        ARMED[0] -= 1
+        if not ARMED[0]:
+            raise KeyboardInterrupt if sys.argv[1] == "interrupt" else OSError(errno.EIO, "injected")
+
+def attempt(step):
+    \"\"\"Begin a start; the `step`-th thing that is asked of the system fails. Whether it came to that.\"\"\"
+    ARMED[0] = step
+    try:
+        beginning = begin(prepared.plan, prepared.paths, is_captive=False)
+    except (KeyboardInterrupt, OSError, kvmctl.KvmctlError) as error:
+        assert isinstance(error, KeyboardInterrupt) is (sys.argv[1] == "interrupt"), error
+        return True
+    was_there, ARMED[0] = not ARMED[0], 0
+    beginning.fail(KeyboardInterrupt())
+    return was_there
+
+def qemus():
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if prepared.paths.run in " ".join(p.info["cmdline"] or [])]
+
+attempt(0)
+sys.addaudithook(fail)
+before = os.listdir("/proc/self/fd")
+for step in count(1):
+    if not attempt(step):
+        break
+    kvmctl.list_machines()
+    assert not qemus(), (step, qemus())
+    assert not os.listdir(os.environ["KVMCTL_RUNTIME_DIR"]), (step, os.listdir(os.environ["KVMCTL_RUNTIME_DIR"]))
+    assert os.listdir("/proc/self/fd") == before, (step, before, os.listdir("/proc/self/fd"))
+print("steps", step)
+"""
+
 
 def run_script(script: str, *words: str, env: Mapping[str, str] | None = None, wrap: tuple[str, ...] = ()) -> str:
     """What `script` prints, run after PRELUDE in a process of its own; it fails the test by failing."""

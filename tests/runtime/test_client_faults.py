@@ -226,7 +226,7 @@ async def readable(descriptor: int) -> None:
 async def test_a_monitor_that_is_gone_is_a_machine_that_does_not_answer(paths: MachinePaths) -> None:
     os.unlink(paths.qmp)
     async with kvmctl.attach("web") as vm:
-        with pytest.raises(kvmctl.NotRunning, match="does not answer"):
+        with pytest.raises(kvmctl.MonitorLost, match="does not answer"):
             await vm.status()
     with pytest.raises(FileNotFoundError):
         connect_unix(paths.qmp)

@@ -55,12 +55,13 @@ async def test_no_secret_is_on_the_command_line_or_in_the_environment(
 ) -> None:
     secret = "correct-horse"
     monkeypatch.setenv("VNC_PASSWORD", secret)
-    (tmp_path / "password").write_text(secret)
+    (tmp_path / "password").write_text(f"{secret}\n")
     value = {"password_env": "VNC_PASSWORD", "password_file": str(tmp_path / "password")}[origin]
     async with kvmctl.launch(tiny(vnc={"address": "127.0.0.1", "port": "auto", origin: value})) as vm:
         command = Path(f"/proc/{vm.pid}/cmdline").read_bytes()
         environment = Path(f"/proc/{vm.pid}/environ").read_bytes()
         plan = Path(vm.paths.plan).read_text()
+        assert Path(vm.paths.secret("vnc-password")).read_text() == secret
         assert (await vm.status()).vnc is not None
     assert secret.encode() not in command
     assert secret not in plan

@@ -193,3 +193,18 @@ class TestStopLadder:
             await vm.wait_for_event("STOP")
             assert kvmctl.find_machine(vm.name).state is State.SHUTDOWN
             assert (await kvmctl.stop(vm, grace=20)).rung is Rung.QUIT
+
+
+async def test_a_defined_machine_stays_the_type_it_was_first_started_as(tmp_path: Path) -> None:
+    spec = tmp_path / "web.toml"
+    spec.write_text('memory = "16MiB"\nfirmware = "qboot.rom"\n[boot]\nkernel = "builtin:tiny"\n')
+    kvmctl.define(str(spec))
+    async with await kvmctl.start("web") as vm:
+        first = vm.plan.machine_type
+        await vm.kill()
+    older = next(name for name in ("pc-q35-6.2", "pc-q35-7.0") if name != first)
+    Path(vm.paths.machine_type).write_text(f"{older}\n")
+
+    assert first.startswith("pc-q35-")
+    assert kvmctl.prepare("web").plan.machine_type == older
+    kvmctl.remove("web")

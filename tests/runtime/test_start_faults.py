@@ -19,7 +19,15 @@ from kvmctl import Roots
 from kvmctl.runtime.begin import begin
 
 from .conftest import tiny
-from .scripts import AS_NOBODY, KILLED_AT_EVERY_STEP, ONE_START, START_OF_SEVERAL, run_script, start_script
+from .scripts import (
+    AS_NOBODY,
+    FAILING_AT_EVERY_STEP,
+    KILLED_AT_EVERY_STEP,
+    ONE_START,
+    START_OF_SEVERAL,
+    run_script,
+    start_script,
+)
 
 pytestmark = [pytest.mark.qemu]
 
@@ -57,11 +65,11 @@ async def test_a_missing_image_with_a_size_is_made_and_kept(tmp_path: Path) -> N
 
 
 async def test_an_image_made_for_a_start_that_failed_goes_with_it(tmp_path: Path) -> None:
-    path = tmp_path / "new.img"
+    path = tmp_path / "made/too/new.img"
     machine = tiny(disks=[disk(path, size="1MiB")], extra_args=["-device", "no-such-device"])
     with pytest.raises(kvmctl.LaunchFailed):
         await kvmctl.start(machine)
-    assert not path.exists()
+    assert not (tmp_path / "made").exists()
 
 
 async def test_an_image_in_use_is_named_with_its_user(image: Path) -> None:
@@ -185,6 +193,13 @@ def test_a_launcher_killed_at_any_step_leaves_nothing(roots: Roots) -> None:
     assert int(said.split()[1]) > 50  # so many things a start asks of the system, or the hook missed them
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["interrupt", "error"])
+def test_a_beginning_that_fails_at_any_step_leaves_nothing(roots: Roots, fault: str) -> None:
+    said = run_script(FAILING_AT_EVERY_STEP, fault)
+    assert int(said.split()[1]) > 50
+
+
 def test_a_full_disk_is_said_and_nothing_is_left(roots: Roots) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("this host lets nobody mount a small file system: unshare -rm fails")
@@ -222,7 +237,8 @@ def as_nobody() -> Iterator[dict[str, str]]:
             with suppress(PermissionError):
                 os.chown(path, 65534, 65534)
             parts[f"KVMCTL_{part}_DIR"] = str(path)
-        yield {**os.environ, **parts, "HOME": directory}
+        own_qemu = {"KVMCTL_QEMU"}  # it may lie where nobody can read it
+        yield {**{key: value for key, value in os.environ.items() if key not in own_qemu}, **parts, "HOME": directory}
 
 
 def try_as_nobody(machine: str, env: dict[str, str]) -> str:

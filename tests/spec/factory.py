@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,16 @@ from kvmctl.plan.paths import MachinePaths
 from kvmctl.spec.load import from_mapping, parse
 from kvmctl.spec.machine import Machine
 from kvmctl.testing.qapi import Recording
+
+
+def objects(node: Any) -> Iterator[dict[str, Any]]:
+    """Every object of a JSON document, down to the leaves."""
+    if isinstance(node, dict):
+        yield node
+    if isinstance(node, dict | list):
+        for item in node.values() if isinstance(node, dict) else node:
+            yield from objects(item)
+
 
 PATHS = MachinePaths(name="web", run="/run/kvmctl/web", state="/var/lib/kvmctl/machines/web")
 
@@ -44,10 +54,10 @@ PLAIN = Firmware(
     machines=("pc-i440fx-*", "pc-q35-*"),
     features=("acpi-s3",),
 )
-QEMUS = {
-    path.stem: replace(Recording.parse(path.read_text()).facts(), firmwares=(SECURE, PLAIN))
-    for path in (Path(__file__).parents[1] / "data/qemu").glob("*.json")
+RECORDINGS = {
+    path.stem: Recording.parse(path.read_text()) for path in (Path(__file__).parents[1] / "data/qemu").glob("*.json")
 }
+QEMUS = {version: replace(recording.facts(), firmwares=(SECURE, PLAIN)) for version, recording in RECORDINGS.items()}
 QEMU = QEMUS["7.2"]
 HOST = HostFacts(NO_KVM, vhost_net=True, vhost_vsock=True, tun=True, cpus=2, memory=8 << 30)
 

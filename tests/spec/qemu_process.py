@@ -31,10 +31,16 @@ class Qemu:
     directory: Path
 
     def connect(self, fd: str) -> socket.socket:
-        """A connection to the socket that QEMU listens on as `fd`."""
+        """A connection to the socket that QEMU listens on as `fd`, which QEMU has taken: what is said now is heard."""
         client = socket.socket(socket.AF_UNIX)
         client.connect(str(self.directory / f"{fd}.sock"))
+        while self._is_disconnected({"console": "serial0"}.get(fd, fd)):
+            pass  # each question is a turn of QEMU's main loop, which takes the connection in one of them
         return client
+
+    def _is_disconnected(self, chardev: str) -> bool:
+        found = {entry["label"]: entry["filename"] for entry in self.command("query-chardev")}
+        return str(found[chardev]).startswith("disconnected:")
 
     def command(self, execute: str, **arguments: Any) -> Any:
         self.monitor.sendall(json.dumps({"execute": execute, "arguments": arguments}).encode() + b"\n")

@@ -72,6 +72,7 @@ def test_kvm_is_taken_where_an_ordinary_guest_runs() -> None:
 def test_without_kvm_it_says_once_why_it_is_slow() -> None:
     made = factory.plan()
     assert words(made, "accel") == "tcg"
+    assert factory.only(made, "accel").why == "default: there is no /dev/kvm"
     assert factory.only(made, "cpu").lead == "max"
     assert made.warnings == ("runs under TCG, without KVM: there is no /dev/kvm",)
 
@@ -217,7 +218,7 @@ def test_names_and_uuids_are_always_the_same() -> None:
     first, second = factory.plan(), factory.plan()
     assert first == second
     assert first.name == "web"
-    assert first.uuid == "354f4296-e5e0-58eb-bf2f-d8625c75c452"
+    assert first.uuid == "4263959f-f450-5133-a578-0ad52e7eb68e"
     given = factory.plan("name = 'db'\nuuid = '6BA7B810-9dad-41d1-80b4-00c04fd430c8'")
     assert (given.name, given.uuid) == ("db", "6ba7b810-9dad-41d1-80b4-00c04fd430c8")
 
@@ -227,6 +228,8 @@ def test_a_machine_can_be_started_under_another_name() -> None:
     made = factory.compile_plan(machine, host=factory.HOST, qemu=factory.QEMU, paths=factory.PATHS, name="db-1")
     assert (made.name, words(made, "name")) == ("db-1", "guest=db-1,debug-threads=on")
     assert factory.only(made, "name").why == "default: the name it is started under"
+    with pytest.raises(SpecError, match="name: is not a machine's name"):
+        factory.compile_plan(machine, host=factory.HOST, qemu=factory.QEMU, paths=factory.PATHS, name="../db")
 
 
 def test_every_option_says_why_it_is_there() -> None:

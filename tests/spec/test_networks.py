@@ -139,6 +139,22 @@ def test_a_link_is_where_it_was_said_to_be(keys: str, expected: dict[str, object
     assert expected.items() <= body.items()
 
 
+@pytest.mark.parametrize(
+    ("version", "keys", "expected"),
+    [("10.0", "", {"reconnect-ms": 1000}), ("11.1", "server = true", {}), ("7.2", "", {})],
+)
+def test_a_link_waits_for_its_server_where_qemu_can(version: str, keys: str, expected: dict[str, int]) -> None:
+    body = netdev(f"[[networks]]\ntype = 'stream'\naddress = './x'\n{keys}", qemu=factory.QEMUS[version])
+    assert {key: value for key, value in body.items() if key.startswith("reconnect")} == expected
+
+
+def test_a_link_that_is_tried_once_says_so() -> None:
+    link = "[[networks]]\ntype = 'stream'\naddress = './x'\n"
+    told = "networks[0]: QEMU 7.2.22 connects to /specs/x once: start the machine at the other end first"
+    assert told in factory.plan(link).warnings
+    assert told not in factory.plan(link + "server = true").warnings
+
+
 def test_only_a_server_listens() -> None:
     link = "[[networks]]\ntype = 'stream'\naddress = '127.0.0.1:5000'\n"
     assert factory.plan(link).ports == ()

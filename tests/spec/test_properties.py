@@ -6,14 +6,21 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import factory
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from schema_specs import specs
 
+from kvmctl.compile import compile_plan
+from kvmctl.errors import KvmUnavailable, Problem, SpecError
+from kvmctl.plan.facts import KvmFacts
 from kvmctl.plan.model import Plan
 from kvmctl.plan.option import Option, from_json, jsonopt, keyvals, render, to_json
+from kvmctl.spec.load import from_mapping, parse
+from kvmctl.testing.qapi import check_option
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 LINES = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=30)
@@ -94,9 +101,39 @@ def compiled(spec: Mapping[str, Any]) -> Plan:
     """The plan of a spec whose ids are no two devices'; others are not what these tests are about."""
     try:
         return factory.plan_of(spec)
-    except factory.SpecError as error:
+    except SpecError as error:
         assume(not any(" id " in problem.message or "the id of" in problem.message for problem in error.problems))
         raise
+
+
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@given(specs(), st.sampled_from(sorted(factory.QEMUS)), st.sampled_from([factory.KVM, factory.NO_KVM]))
+def test_any_spec_is_a_plan_that_qemu_knows_or_told_what_is_wrong(
+    spec: dict[str, Any], version: str, kvm: KvmFacts
+) -> None:
+    host = factory.host(kvm=kvm, hugepages={2 << 20: 1 << 20})
+    problems: tuple[Problem, ...] = ()
+    try:
+        read = from_mapping(spec, source="web.toml", base="/specs")
+        made = compile_plan(read, host=host, qemu=factory.QEMUS[version], paths=factory.PATHS)
+    except SpecError as error:
+        problems = error.problems
+    except KvmUnavailable:
+        return
+    assert not [problem for problem in problems if "Input should" in problem.message or not problem.key]
+    if problems:
+        return
+    assert [found for option in made.options for found in check_option(factory.RECORDINGS[version], option)] == []
+    kept = json.loads(json.dumps(made.spec))
+    assert from_mapping(kept, source="web.toml", base="/elsewhere") == read
+    assert Plan.loads(made.dumps()) == made
+
+
+@settings(max_examples=300)
+@given(st.text() | st.sampled_from(["a.b=1", "[[disks]]", "[", "\0"]), st.sampled_from(["toml", "json"]))
+def test_whatever_a_file_holds_it_is_a_spec_or_told_what_is_wrong(text: str, form: Any) -> None:
+    with suppress(SpecError):
+        parse(text, source="web.toml", base="/specs", format=form)
 
 
 @settings(deadline=None, max_examples=150)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import factory
 import pytest
 
-from kvmctl.plan.model import Input, Port, StoreSecret
+from kvmctl.plan.model import CopySecret, Input, Port, StoreSecret
 from kvmctl.plan.option import render
 from kvmctl.plan.paths import MachinePaths
 
@@ -61,7 +61,8 @@ def test_a_password_is_only_ever_named() -> None:
     assert factory.body(made, "object", "vnc-password") == {"qom-type": "secret", "id": "vnc-password", "file": SECRET}
     assert made.steps == (StoreSecret("VNC_PASSWORD", SECRET, "vnc.password_env"),)
     given = factory.plan(f"[vnc]\n{PASSWORD}")
-    assert factory.body(given, "object", "vnc-password")["file"] == "/etc/vnc.pass"
+    assert factory.body(given, "object", "vnc-password")["file"] == SECRET
+    assert given.steps == (CopySecret("/etc/vnc.pass", SECRET, "vnc.password_file"),)
     assert Input("/etc/vnc.pass", "vnc.password_file") in given.inputs
 
 

@@ -36,16 +36,23 @@ class StreamNetwork(Nic):
             options=(self.netdev(at, body),),
             ports=(Port(host, port, f"{at.key}.address"),) if self.server and not path else (),
             problems=_too_long(self.address, f"{at.key}.address"),
+            warnings=self._warnings(ctx, at),
         )
         return stream + self.card(ctx, at)
 
     def _reconnect(self, ctx: Context) -> dict[str, Value]:
-        """A client that waits for its server, and comes back to it when it was away; 7.2 can do neither."""
+        """A client waits for its server, and comes back to it when it was away."""
         if self.server:
             return {}
         if Feature.STREAM_RECONNECT_MS in ctx.qemu.features:
             return {"reconnect-ms": 1000}
         return {"reconnect": 1} if Feature.STREAM_RECONNECT in ctx.qemu.features else {}
+
+    def _warnings(self, ctx: Context, at: At) -> tuple[str, ...]:
+        if self.server or self._reconnect(ctx):
+            return ()
+        once = f"QEMU {ctx.qemu.version_text} connects to {self.address} once: start the machine at the other end first"
+        return (f"{at.key}: {once}",)
 
 
 class DgramNetwork(Nic):

@@ -86,12 +86,4 @@ class Nic(Device):
         return Lowered(
             parts=(Part(Seat.NETWORK, body, at.key, at.why),),
             networks=(plan.Network(self.device_id(at.index), self.kind, mac, forwards),),
-            problems=self._platform_problems(ctx, at),
         )
-
-    def _platform_problems(self, ctx: Context, at: At) -> tuple[Problem, ...]:
-        if ctx.platform == "microvm" and self.model != "virtio":
-            return (
-                Problem(f"{at.key}.model", "a microvm has only virtio cards", f"'{self.model}'", "model = 'virtio'"),
-            )
-        return ()

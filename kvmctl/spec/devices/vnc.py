@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from kvmctl.errors import Problem
 from kvmctl.plan.features import Feature
-from kvmctl.plan.model import Input, Port, StoreSecret
+from kvmctl.plan.model import CopySecret, Input, Port, Step, StoreSecret
 from kvmctl.plan.option import Option, Value, jsonopt, keyvals
 from kvmctl.plan.paths import SUN_PATH_MAX, fits_sun_path
 from kvmctl.spec.context import At, Context, Lowered
@@ -67,7 +67,7 @@ class Vnc(Device):
     )
     password_file: HostPath | None = Field(
         default=None,
-        description="A file that holds the password, and no line break after it. VNC looks at 8 characters.",
+        description="A file that holds the password; a line break after it does not count. VNC looks at 8 characters.",
     )
     password_env: Variable | None = Field(
         default=None, description="An environment variable that holds the password when kvmctl runs."
@@ -108,20 +108,21 @@ class Vnc(Device):
 
     def lower(self, ctx: Context, at: At) -> Lowered:
         """The server, and the objects that hold its password and certificates."""
-        password = self.password_file or (ctx.paths.secret(_SECRET) if self.password_env else None)
-        stored = (
-            ()
-            if self.password_env is None
-            else (StoreSecret(self.password_env, password or "", f"{at.key}.password_env"),)
-        )
+        password = ctx.paths.secret(_SECRET) if self._has_password else None
         server = Lowered(
             options=(*self._objects(at, password), self._server(ctx, at)),
-            steps=stored,
+            steps=tuple(self._steps(ctx, at)),
             inputs=tuple(self._inputs(at)),
             ports=tuple(self._ports(at)),
             problems=tuple(self._problems(ctx, at)),
         )
         return server if ctx.has_inputs else server + _pointer(ctx, at)
+
+    def _steps(self, ctx: Context, at: At) -> Iterator[Step]:
+        if self.password_file is not None:
+            yield CopySecret(self.password_file, ctx.paths.secret(_SECRET), f"{at.key}.password_file")
+        if self.password_env is not None:
+            yield StoreSecret(self.password_env, ctx.paths.secret(_SECRET), f"{at.key}.password_env")
 
     def _server(self, ctx: Context, at: At) -> Option:
         body: dict[str, Value] = {}

@@ -1,0 +1,109 @@
+"""Plans kept from the last start, so that starting an unchanged machine needs neither pydantic nor the compiler.
+
+A plan is what `compile_plan` makes of a spec, the host, a QEMU and the directories, and it is pure: as long as the
+digest of all of these is the same, so is the plan. kvmctl's own code counts among them. Whatever can't be told counts
+as changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Any
+
+from kvmctl.errors import KvmctlError
+from kvmctl.host import probe_cache
+from kvmctl.host.firmware import load_firmwares
+from kvmctl.host.kvm import probe
+from kvmctl.host.qemu import find_qemu
+from kvmctl.plan.model import Plan
+from kvmctl.plan.paths import Roots
+from kvmctl.runtime import files, specs
+
+_KEPT = 200
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
+_DECIDING = (".", "plan", "spec", "spec/devices")
+"""The folders of the package whose code a plan comes from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The place of a plan in the cache: that of one spec file, started under one name."""
+
+    roots: Roots
+    spec: str
+    name: str | None
+
+    def load(self) -> Plan | None:
+        """The plan, if it is there and what it was made from is as it was."""
+        with suppress(OSError, ValueError, KeyError, TypeError, KvmctlError):
+            with open(self._path, encoding="utf-8") as file:
+                record = json.load(file)
+            plan = Plan.loads(record["plan"])
+            if record["digest"] == self._digest(plan.name, record["qemu"]):
+                return plan
+        return None
+
+    def save(self, plan: Plan, *, qemu: str | None) -> None:
+        """Keep `plan`, made with the QEMU that the spec asks for as `qemu`; failing that costs nothing but time."""
+        with suppress(OSError, KvmctlError):
+            digest = self._digest(plan.name, qemu)
+            if digest is None:
+                return
+            files.make_private_dir(self.roots.plan_cache)
+            self._make_room()
+            record = {"digest": digest, "qemu": qemu, "plan": plan.dumps()}
+            files.write_atomic(self._path, json.dumps(record).encode(), is_volatile=True)
+
+    @property
+    def _path(self) -> str:
+        key = sha256(f"{self.spec}\0{self.name or ''}".encode()).hexdigest()[:32]
+        return os.path.join(self.roots.plan_cache, f"{key}.json")
+
+    def _digest(self, name: str, qemu: str | None) -> str | None:
+        """The digest of all that the plan depends on; None where the QEMU has no identity to be trusted."""
+        binary = find_qemu(qemu, env=os.environ)
+        identity = probe_cache.identify(binary, env=os.environ)
+        if identity is None:
+            return None
+        with open(self.spec, "rb") as file:
+            text = file.read()
+        parts = (
+            text,
+            self.spec,
+            name,
+            asdict(self.roots),
+            specs.read_pin(self.roots.machine(name)),
+            asdict(probe()),
+            binary,
+            identity,
+            [asdict(firmware) for firmware in load_firmwares(os.environ)],
+            list(_code()),
+        )
+        return sha256(json.dumps(parts, default=_plain, sort_keys=True).encode()).hexdigest()
+
+    def _make_room(self) -> None:
+        entries = sorted(os.scandir(self.roots.plan_cache), key=lambda entry: entry.stat().st_mtime)
+        for entry in entries[: max(0, len(entries) - _KEPT)]:
+            os.unlink(entry.path)
+
+
+def _code() -> Iterator[tuple[str, int, int]]:
+    """Name, size and time of every file of the code that decides."""
+    for folder in _DECIDING:
+        for entry in sorted(os.scandir(os.path.join(_PACKAGE, folder)), key=lambda entry: entry.name):
+            if entry.name.endswith(".py"):
+                status = entry.stat()
+                yield entry.name, status.st_size, status.st_mtime_ns
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, frozenset):
+        return sorted(value)
+    raise TypeError(value)
