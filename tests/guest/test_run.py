@@ -9,9 +9,11 @@ import asyncio
 import glob
 import os
 import secrets
+from itertools import count
 from pathlib import Path
 
 import pytest
+from interruption import Interruption
 
 from kvmctl.errors import AgentError, DeadlineExceeded
 from kvmctl.guest.agent import Agent, Connect
@@ -233,3 +235,22 @@ async def test_agent_that_stops_answering_in_mid_command_is_a_deadline_exceeded(
         with pytest.raises(DeadlineExceeded, match="did not answer 'guest-file-read'"):
             await run(Agent(fake.connect, patience=0.3), ["sleep", "1000"])
     commands.clear()
+
+
+async def test_a_command_that_is_cancelled_at_any_step_leaves_nothing_in_the_guest(mark: str, tmp_path: Path) -> None:
+    for step in count(1):
+        commands = LocalCommands()
+        async with FakeAgent(commands.table()) as fake:
+            agent = Agent(fake.connect)
+            interruption = Interruption(step)
+            await interruption.run(lambda agent=agent: run(agent, ["sh", "-c", "echo out; exec cat"], stdin=b"in"))
+        assert leftovers(mark) == [], f"cancelled at step {step}"
+        commands.clear()
+        if interruption.steps < step:
+            break
+    assert step > 20
+
+
+async def test_a_string_is_not_taken_for_a_list_of_letters(agent: Agent) -> None:
+    with pytest.raises(AgentError, match="'true' is one word, and a command is a list"):
+        await run(agent, "true")
