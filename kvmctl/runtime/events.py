@@ -173,6 +173,9 @@ def _exited(known: Exit, event: Event) -> Exit:
     status = event.data.get("status")
     if not isinstance(status, int):
         return known
+    if known.reason is ExitReason.GUEST_SHUTDOWN and status > 0:
+        # isa-debug-exit: QEMU 7.2 exits without a word, 10.0 says SHUTDOWN as for a power-off, and the status tells.
+        return Exit(ExitReason.EXITED, known.time, status, f"status {status}")
     if known.time is not None:
         return Exit(known.reason, known.time, status, known.detail)
     if status == -9:

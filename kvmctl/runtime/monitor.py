@@ -52,6 +52,9 @@ class Monitor:
         except ConnectError as error:
             connection.close()
             raise MonitorLost(f"QEMU of {name!r} closed its monitor", detail=str(error.__cause__ or error)) from error
+        except AssertionError as error:  # how qemu.qmp 0.0.6 takes a QEMU that hangs up right after it answered
+            await monitor.close()
+            raise MonitorLost(f"QEMU of {name!r} closed its monitor as it was opened") from error
         except BaseException:
             connecting.cancel()
             try:

@@ -55,6 +55,10 @@ def test_state_follows_from_the_events(events: list[str | Event], state: State) 
         ([Event("KVMCTL_EXIT", 3.0, {"status": -9})], ExitReason.KILLED),
         ([Event("KVMCTL_EXIT", 3.0, {"status": -11})], ExitReason.CRASHED),
         ([Event("KVMCTL_EXIT", 3.0, {"status": 33})], ExitReason.EXITED),
+        (
+            [shutdown("guest-shutdown", guest=True), Event("KVMCTL_EXIT", 10.0, {"status": 33})],
+            ExitReason.EXITED,
+        ),
     ],
 )
 def test_exit_reason_follows_from_the_events(events: list[Event], reason: ExitReason) -> None:

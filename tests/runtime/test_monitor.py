@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -32,6 +33,18 @@ def schema(request: pytest.FixtureRequest) -> Schema:
 async def connected(replies: Mapping[str, Any], *, schema: Schema | None = None) -> AsyncIterator[Monitor]:
     async with FakeQmp(replies, schema=schema) as fake, await Monitor.connect(fake.client, name="web") as monitor:
         yield monitor
+
+
+async def test_a_qemu_that_hangs_up_once_it_has_answered_is_a_lost_monitor() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        version = {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}
+        for message in ({"QMP": {"version": version, "capabilities": []}}, {"return": {}}):
+            theirs.sendall(json.dumps(message).encode() + b"\r\n")
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(MonitorLost):
+            await Monitor.connect(ours, name="web")
+    assert ours.fileno() == -1
 
 
 async def test_status_is_what_qemu_says(schema: Schema) -> None:

@@ -237,7 +237,8 @@ def as_nobody() -> Iterator[dict[str, str]]:
             with suppress(PermissionError):
                 os.chown(path, 65534, 65534)
             parts[f"KVMCTL_{part}_DIR"] = str(path)
-        yield {**os.environ, **parts, "HOME": directory}
+        own_qemu = {"KVMCTL_QEMU"}  # it may lie where nobody can read it
+        yield {**{key: value for key, value in os.environ.items() if key not in own_qemu}, **parts, "HOME": directory}
 
 
 def try_as_nobody(machine: str, env: dict[str, str]) -> str:

@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import factory
@@ -20,6 +21,7 @@ from kvmctl.host.qemu import find_qemu, qemu_facts
 from kvmctl.plan.facts import QemuFacts
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths, builtin_guest
+from kvmctl.runtime import steps
 from kvmctl.spec.load import parse
 
 pytestmark = [
@@ -164,8 +166,11 @@ def test_uefi_starts_with_variables_of_its_own(facts: QemuFacts, paths: MachineP
 
 def test_vnc_asks_for_its_password(facts: QemuFacts, paths: MachinePaths) -> None:
     secret = Path(paths.run).parent / "pass"
-    secret.write_text("secret")
-    with running(planned("memory = '64MiB'\n[vnc]\npassword_file = './pass'", facts, paths)) as qemu:
+    secret.write_text("secret\n")
+    plan = planned("memory = '64MiB'\n[vnc]\npassword_file = './pass'", facts, paths)
+    with ExitStack() as undo:
+        steps.carry_out(plan, undo)
+    with running(plan) as qemu:
         (server,) = qemu.command("query-vnc-servers")
         assert server["auth"] == "vnc"
         assert Path(paths.vnc).is_socket()
