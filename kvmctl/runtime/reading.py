@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from enum import StrEnum
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from inotify_simple import INotify, flags
+from inotify_simple import flags
 
 from kvmctl.errors import NotFound
 from kvmctl.plan.paths import MachinePaths, Roots, is_name
 from kvmctl.runtime import files, listing, store
 from kvmctl.runtime.events import Event, parse_lines
 from kvmctl.runtime.journal import Tail
-from kvmctl.runtime.watch import Watch, cannot_watch
+from kvmctl.runtime.watch import Watch, open_inotify
 
 
 class Log(StrEnum):
@@ -114,10 +115,7 @@ class _Journals:
         self._roots = roots
         self._open: dict[str, _Journal] = {}
         files.make_private_dir(roots.runtime)
-        try:
-            self._inotify = INotify()
-        except OSError as error:
-            raise cannot_watch(roots.runtime, error) from error
+        self._inotify = open_inotify(roots.runtime)
         self._inotify.add_watch(roots.runtime, flags.CREATE | flags.MOVED_TO)
 
     def read(self) -> list[Happening]:
@@ -145,7 +143,8 @@ class _Journals:
 
     def wait(self) -> None:
         """Wait until something was written, or a machine came."""
-        self._inotify.read()
+        select.select([self._inotify], [], [])
+        self._inotify.read(timeout=0)
 
     def __enter__(self) -> Self:
         return self

@@ -6,13 +6,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, cast, get_args
 
-from inotify_simple import INotify, flags
+from inotify_simple import flags
 
 from kvmctl.errors import KvmctlError, NotRunning
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import files, listing, observe, store
 from kvmctl.runtime.attach import attach
 from kvmctl.runtime.events import State
+from kvmctl.runtime.watch import open_inotify
 
 Kind: TypeAlias = Literal["running", "stopped", "agent", "console", "event"]
 
@@ -69,7 +70,7 @@ async def wait_for(name: str, condition: Condition, *, roots: Roots | None = Non
 async def _running(name: str, roots: Roots) -> str:
     paths = roots.machine(name)
     files.make_private_dir(roots.runtime)
-    with INotify(nonblocking=True) as inotify:
+    with open_inotify(roots.runtime) as inotify:
         inotify.add_watch(roots.runtime, flags.CREATE | flags.MOVED_TO)
         while True:
             with suppress(OSError):  # it may not be there yet; watched before it is looked at, so nothing is missed

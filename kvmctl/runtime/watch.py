@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import select
-from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Self
 
@@ -28,15 +27,14 @@ class Watch:
     def __init__(self, paths: MachinePaths, process: Process | None = None) -> None:
         """Raises StateError. In a directory that has been cleared away nothing changes any more."""
         self._process = process
-        with ExitStack() as stack:
-            try:
-                self._inotify = stack.enter_context(closing(INotify(nonblocking=True)))
-                self._inotify.add_watch(paths.run, flags.MODIFY | flags.CREATE | flags.DELETE | flags.MOVED_TO)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise cannot_watch(paths.run, error) from error
-            stack.pop_all()
+        self._inotify = open_inotify(paths.run)
+        try:
+            self._inotify.add_watch(paths.run, flags.MODIFY | flags.CREATE | flags.DELETE | flags.MOVED_TO)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._inotify.close()
+            raise _cannot_watch(paths.run, error) from error
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
@@ -68,8 +66,15 @@ class Watch:
         self.close()
 
 
-def cannot_watch(path: str, error: OSError) -> StateError:
-    """The error for a directory that the kernel would not watch for us."""
+def open_inotify(path: str) -> INotify:
+    """What watches directories, `path` among them. Raises StateError."""
+    try:
+        return INotify(nonblocking=True)
+    except OSError as error:
+        raise _cannot_watch(path, error) from error
+
+
+def _cannot_watch(path: str, error: OSError) -> StateError:
     limits = {errno.EMFILE: "fs.inotify.max_user_instances", errno.ENOSPC: "fs.inotify.max_user_watches"}
     limit = limits.get(error.errno or 0)
     return StateError(

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import select
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from interruption import Interruption
 
 from kvmctl.errors import AgentError, DeadlineExceeded
 from kvmctl.guest.agent import Agent, Connect
@@ -19,6 +22,19 @@ from kvmctl.guest.run import ExecResult, run
 from kvmctl.testing.fakeagent import Channel, FakeAgent, Refusal, silent
 
 from .local_agent import LocalCommands
+
+
+@pytest.fixture
+def mark(monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the names of this test's files begin with, so that they are told from those of tests beside it."""
+    mark, token = secrets.token_hex(8), secrets.token_hex
+    monkeypatch.setattr(secrets, "token_hex", lambda size: mark + token(size))
+    return mark
+
+
+def leftovers(mark: str) -> list[Path]:
+    return [path for place in ("/var/tmp", "/tmp", "/run", "/dev/shm") for path in Path(place).glob(f"*{mark}*")]
+
 
 Running: TypeAlias = "asyncio.Future[ExecResult]"
 
@@ -241,3 +257,22 @@ async def test_agent_that_stops_answering_in_mid_command_is_a_deadline_exceeded(
         with pytest.raises(DeadlineExceeded, match="did not answer 'guest-file-read'"):
             await run(Agent(fake.connect, patience=0.3), ["sleep", "1000"])
     commands.clear()
+
+
+async def test_a_command_that_is_cancelled_at_any_step_leaves_nothing_in_the_guest(mark: str, tmp_path: Path) -> None:
+    for step in count(1):
+        commands = LocalCommands()
+        async with FakeAgent(commands.table()) as fake:
+            agent = Agent(fake.connect)
+            interruption = Interruption(step)
+            await interruption.run(lambda agent=agent: run(agent, ["sh", "-c", "echo out; exec cat"], stdin=b"in"))
+        assert leftovers(mark) == [], f"cancelled at step {step}"
+        commands.clear()
+        if interruption.steps < step:
+            break
+    assert step > 20
+
+
+async def test_a_string_is_not_taken_for_a_list_of_letters(agent: Agent) -> None:
+    with pytest.raises(AgentError, match="'true' is one word, and a command is a list"):
+        await run(agent, "true")
