@@ -162,6 +162,15 @@ class Agent:
         """Make sure that the agent answers. Raises AgentError and DeadlineExceeded."""
         await self.execute("guest-ping")
 
+    async def wait(self) -> None:
+        """Wait until the agent answers, asking anew after `patience`: what came before a guest listened may be lost.
+
+        Raises AgentError.
+        """
+        while True:
+            with suppress(DeadlineExceeded):
+                return await self.ping()
+
     async def info(self) -> AgentInfo:
         """What agent it is and what it can do. Raises AgentError and DeadlineExceeded."""
         reply = await self.execute("guest-info")

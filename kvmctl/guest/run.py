@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 from kvmctl.errors import AgentError, DeadlineExceeded, KvmctlError
 from kvmctl.guest.agent import Agent
 from kvmctl.guest.command import End, check_command, find_end, run_captured, start_command
-from kvmctl.guest.spool import SHELL, Spool, find_spool
+from kvmctl.guest.spool import GOODBYE, SHELL, Spool, find_spool
 from kvmctl.guest.turn import Turn
 
 OnOutput: TypeAlias = Callable[[bytes], None]
@@ -20,8 +20,6 @@ OnOutput: TypeAlias = Callable[[bytes], None]
 
 KEEP_MAX: Final = 64 << 20
 """Bytes of one stream that are kept for the result; a callback has no limit."""
-_GOODBYE: Final = 2.0
-"""Seconds for ending a command nobody waits for any more."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -95,17 +93,16 @@ async def _run_at_once(turn: Turn, argv: Sequence[str], env: Mapping[str, str], 
 
 
 async def _run_streamed(turn: Turn, spool: Spool, argv: Sequence[str], stdin: bytes) -> End:
-    pid: int | None = None
+    starting = asyncio.ensure_future(start_command(turn, argv, stdin=stdin))  # to be ended, it must be known
     try:
-        pid = await start_command(turn, argv, stdin=stdin)
-        end = await _follow(turn, spool, pid)
+        await asyncio.wait([starting])
+        end = await _follow(turn, spool, starting.result())
         await spool.close(turn)
         return end
     except DeadlineExceeded:
         raise  # the agent would not hear a goodbye either
     except BaseException:
-        turn.give_back()  # an answer may be on its way: the goodbye needs a channel that is in step
-        await _abandon(turn, spool, pid)
+        await _abandon(turn, spool, starting)
         raise
 
 
@@ -120,12 +117,17 @@ async def _follow(turn: Turn, spool: Spool, pid: int) -> End:
     return end
 
 
-async def _abandon(turn: Turn, spool: Spool, pid: int | None) -> None:
+async def _abandon(turn: Turn, spool: Spool, starting: asyncio.Future[int]) -> None:
     """End a command that nobody waits for, as far as that can be done in a moment."""
-    with suppress(KvmctlError, TimeoutError):
-        async with asyncio.timeout(_GOODBYE):
-            await spool.remove(turn, kill=pid)
-            await spool.close(turn)
+    try:
+        with suppress(KvmctlError, TimeoutError):
+            async with asyncio.timeout(GOODBYE):
+                await asyncio.wait([starting])
+                turn.give_back()  # an answer may be on its way: the goodbye needs a channel that is in step
+                await spool.remove(turn, kill=None if starting.exception() else starting.result())
+                await spool.close(turn)
+    finally:
+        starting.cancel()
 
 
 def _check_env(env: Mapping[str, str]) -> None:

@@ -13,17 +13,21 @@ the command's exit code and signal are the agent's to report.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from kvmctl.errors import AgentError
+from kvmctl.errors import AgentError, KvmctlError
 from kvmctl.guest.command import run_captured
 from kvmctl.guest.reply import take, take_bytes
 from kvmctl.guest.turn import Turn
 
 SHELL: Final = "/bin/sh"
+GOODBYE: Final = 2.0
+"""Seconds for ending what nobody waits for any more."""
 _CHUNK = 65536
 """Bytes read at once; more gains little (measured: 48 to 64 KiB is near the top)."""
 
@@ -116,8 +120,27 @@ class Spool:
 async def find_spool(turn: Turn, puts: Sequence[Callable[[bytes], None]]) -> Spool | None:
     """A place for output of a command, which goes to the two `puts`; None where the guest can't make one.
 
-    Raises AgentError and DeadlineExceeded.
+    Being cancelled meanwhile leaves nothing in the guest. Raises AgentError and DeadlineExceeded.
     """
+    making = asyncio.ensure_future(_find_spool(turn, puts))  # where the files are made is known when they are
+    try:
+        await asyncio.wait([making])
+    except asyncio.CancelledError:
+        await _unmake(turn, making)
+        raise
+    return making.result()
+
+
+async def _unmake(turn: Turn, making: asyncio.Future[Spool | None]) -> None:
+    with suppress(KvmctlError, TimeoutError):
+        async with asyncio.timeout(GOODBYE):
+            spool = await making
+            if spool is not None:
+                await spool.remove(turn)
+                await spool.close(turn)
+
+
+async def _find_spool(turn: Turn, puts: Sequence[Callable[[bytes], None]]) -> Spool | None:
     stem = await _make_files(turn)
     if stem is None:
         return None

@@ -118,6 +118,8 @@ _REASONS = {
     "host-ui": ExitReason.HOST_QUIT,
 }
 
+_SILENT = Exit(ExitReason.KILLED, detail="QEMU ended without a word: killed, or the host went down")
+
 KILL = "KVMCTL_KILL"
 """Written to the journal by kvmctl before it sends SIGKILL, since QEMU won't be able to."""
 EXIT = "KVMCTL_EXIT"
@@ -127,13 +129,13 @@ EXIT = "KVMCTL_EXIT"
 def derive(events: Iterable[Event]) -> History:
     """What the events of one run amount to."""
     state, started, agent_open = State.STARTING, None, False
-    end = Exit(ExitReason.KILLED, detail="QEMU ended without a word: killed, or the host went down")
+    end = _SILENT
     halt = State.PAUSED  # what the next STOP will have been for
     panicked = False
     for event in events:
         match event.name:
             case "RESUME":
-                state, halt, panicked = State.RUNNING, State.PAUSED, False
+                state, halt, panicked, end = State.RUNNING, State.PAUSED, False, _SILENT
                 started = started or event.time
             case "STOP":
                 state = halt

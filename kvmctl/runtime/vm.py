@@ -7,12 +7,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from kvmctl.errors import AgentError, DeadlineExceeded, KvmctlError, NotRunning, QmpError, StateError
+from kvmctl.errors import AgentError, KvmctlError, NotRunning, QmpError, StateError
 from kvmctl.guest.agent import Agent
 from kvmctl.guest.run import ExecResult, OnOutput, run
 from kvmctl.runtime import files, observe, ops
@@ -152,10 +152,7 @@ class Vm(Handle):
         agent = self.agent()
         agent.patience = ASK_SECONDS
         async with self._told_of_its_end():
-            while True:
-                # A serial port tells nobody that it was opened, and what came before is lost: so ask again.
-                with suppress(DeadlineExceeded):
-                    return await agent.ping()
+            await agent.wait()  # a serial port tells nobody that it was opened: the first answer does
 
     @asynccontextmanager
     async def _told_of_its_end(self) -> AsyncIterator[None]:

@@ -71,6 +71,12 @@ def test_exit_status_does_not_hide_why_the_machine_ended() -> None:
     assert (end.reason, end.status, end.time) == (ExitReason.GUEST_SHUTDOWN, 0, 9.0)
 
 
+def test_a_shutdown_that_was_followed_by_another_run_is_not_how_the_machine_ended() -> None:
+    told = derive(run("RESUME", shutdown("guest-shutdown", guest=True), "STOP", "RESET", "RESUME"))
+
+    assert (told.state, told.exit.reason, told.exit.time) == (State.RUNNING, ExitReason.KILLED, None)
+
+
 def test_agent_is_open_until_its_port_closes_or_the_guest_is_reset() -> None:
     opened = Event("VSERPORT_CHANGE", 2.0, {"id": "agent", "open": True})
     closed = Event("VSERPORT_CHANGE", 3.0, {"id": "agent", "open": False})
@@ -93,3 +99,29 @@ def test_greetings_replies_and_half_written_lines_are_no_events() -> None:
     lines = ['{"QMP": {"version": {}}}', '{"return": {}}', whole, whole[:20], "garbage", ""]
 
     assert [event.name for event in parse_lines(lines)] == ["RESUME"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '["event"]',
+        '"event"',
+        '{"event": 7}',
+        '{"event": "RESUME"}',
+        '{"event": "RESUME", "timestamp": 5}',
+        '{"event": "RESUME", "timestamp": {"seconds": "5", "microseconds": null}}',
+        '{"event": ' + "[" * 100_000,
+        '{"event": "' + "x" * 1_000_000,
+        "\0" * 100 + '"event"',
+    ],
+    ids=lambda line: line[:40],
+)
+def test_garbage_in_a_journal_is_no_event(line: str) -> None:
+    assert parse_lines([line]) == []
+
+
+def test_an_events_data_may_be_missing_or_odd() -> None:
+    stamp = {"seconds": 1, "microseconds": 0}
+
+    assert parse_event({"event": "RESET", "timestamp": stamp}) == Event("RESET", 1.0, {})
+    assert parse_event({"event": "RESET", "timestamp": stamp, "data": [1]}) == Event("RESET", 1.0, {})

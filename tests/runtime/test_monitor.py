@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -91,6 +92,46 @@ async def test_an_event_before_the_reply_is_not_taken_for_it() -> None:
     async with connected({"stop": Reply(events=["STOP", "STOP"]), "query-status": {"status": "paused"}}) as monitor:
         await ops.pause(monitor)
         assert await ops.query_status(monitor) is State.PAUSED
+
+
+async def test_a_reply_of_megabytes_is_whole() -> None:
+    reply = {"return": ["x" * 100] * 40_000}
+    async with connected({"query-qmp-schema": reply}) as monitor:
+        assert await monitor.execute("query-qmp-schema") == reply
+
+
+async def test_an_event_nobody_has_heard_of_is_passed_over() -> None:
+    async with connected({"stop": Reply(events=["KVMCTL_TEST", "KVMCTL_TEST"])}) as monitor:
+        assert await monitor.execute("stop") == {}
+
+
+async def test_a_refusal_leaves_the_monitor_open_and_a_hang_up_does_not() -> None:
+    async with connected({"quit": Reply(hangs_up=True), "cont": {}}) as monitor:
+        with pytest.raises(QmpError):
+            await monitor.execute("no-such-command")
+        assert monitor.is_open
+        with pytest.raises(MonitorLost):
+            await ops.quit_qemu(monitor)
+        with pytest.raises(MonitorLost):
+            await ops.cont(monitor)
+        assert not monitor.is_open
+
+
+async def test_what_is_no_monitor_is_lost_at_once() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(b"220 mail.example ESMTP\r\n")
+        with pytest.raises(MonitorLost, match="'web' closed its monitor"):
+            await Monitor.connect(ours, name="web")
+
+
+async def test_a_monitor_that_is_closed_leaves_no_logger_and_no_task() -> None:
+    loggers = len(logging.Logger.manager.loggerDict)
+    for index in range(3):
+        async with FakeQmp({}) as fake, await Monitor.connect(fake.client, name=f"web-{index}"):
+            pass
+    assert len(logging.Logger.manager.loggerDict) == loggers
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_hanging_up_in_the_middle_of_a_reply_is_said() -> None:
