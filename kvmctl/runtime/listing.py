@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +102,14 @@ def defined_names(roots: Roots) -> set[str]:
         return set()
     except OSError as error:
         raise files.cannot("read", roots.machines, error) from error
+
+
+def how_to_start(name: str, roots: Roots) -> str:
+    """The command that starts machine `name`: by its spec, or again from the file that it was started from."""
+    source = None
+    with suppress(KvmctlError, OSError, ValueError):
+        source = None if is_defined(name, roots) else _read_plan(roots.machine(name)).get("source")
+    return f"kvmctl start {shlex.quote(source)} --name {name}" if source else f"kvmctl start {name}"
 
 
 def unknown(name: str, names: set[str]) -> NotFound:

@@ -9,10 +9,10 @@ from typing import Any
 
 import tomlkit
 
-from kvmctl.errors import AlreadyRunning, NotFound, StateError
+from kvmctl.errors import AlreadyRunning, StateError
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import files, listing, store
-from kvmctl.spec.load import absolute_text, parse
+from kvmctl.spec.load import absolute_text, format_of, parse, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +26,11 @@ class Definition:
 
 def define(path: str, *, name: str | None = None, roots: Roots | None = None) -> Definition:
     """Keep the spec in the file `path`, its relative paths made absolute. Raises SpecError, NotFound, StateError."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no file {path!r}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(f"cannot read {path!r}: {error}") from error
+    text = read_text(path)
+    written = format_of(path)
     base = os.path.dirname(os.path.abspath(path))
-    machine = parse(text, source=path, base=base)
-    return write_spec(machine.name if name is None else name, absolute_text(text, base), roots=roots)
+    machine = parse(text, source=path, base=base, format=written)
+    return write_spec(machine.name if name is None else name, absolute_text(text, base, format=written), roots=roots)
 
 
 def write_spec(name: str, text: str, *, roots: Roots | None = None) -> Definition:

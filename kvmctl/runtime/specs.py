@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 
+from kvmctl.errors import NotFound
 from kvmctl.plan.paths import BUILTIN_SPECS, MachinePaths, Roots
 from kvmctl.runtime import files, listing, store
 
@@ -21,6 +22,11 @@ def find_spec(reference: str, *, roots: Roots | None = None) -> str:
         return roots.spec(reference)
     if reference in BUILTIN_SPECS:
         return BUILTIN_SPECS[reference]
+    if os.path.exists(roots.machine(reference).plan):
+        raise NotFound(
+            f"machine {reference!r} has no spec of its own",
+            hint=f"Start it: {listing.how_to_start(reference, roots)}",
+        )
     raise listing.unknown(reference, listing.defined_names(roots) | set(BUILTIN_SPECS))
 
 
