@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -92,8 +93,9 @@ def _take_lock(paths: MachinePaths) -> int:
     except OSError as error:
         raise files.cannot("open", paths.console_lock, error) from error
     if ofd.try_lock(descriptor):
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, b"%d\n" % os.getpid())
+        with suppress(OSError):  # the lock holds on a full disk, too; who is second is not told by whom
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, b"%d\n" % os.getpid())
         return descriptor
     text = os.pread(descriptor, 32, 0).strip()
     os.close(descriptor)

@@ -106,6 +106,7 @@ def _claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
             os.ftruncate(tether, 0)
             os.write(tether, b"%d %s\n" % (os.getpid(), _CAPTIVE if is_captive else b"start"))
         except OSError as error:
+            os.unlink(paths.tether)  # left behind, it would say that a start was broken off, and cost the last run
             raise files.cannot("write", paths.tether, error) from error
         stack.pop_all()
     return Claim(paths, lock, tether, is_captive)
