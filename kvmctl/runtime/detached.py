@@ -6,6 +6,7 @@ imports, are brought in while QEMU is already on its way up, which takes it abou
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import listing, specs, store
 from kvmctl.runtime.begin import Beginning, begin
+from kvmctl.runtime.logout import warn_of_logout
 from kvmctl.runtime.plan_cache import Entry
 
 
@@ -28,9 +30,10 @@ class Started:
 def start_detached(reference: str, *, name: str | None = None, roots: Roots | None = None) -> Started:
     """Start the machine of the spec that `reference` names or is the file of, under `name` or its own.
 
-    Must not be called where an event loop runs: that has `kvmctl.start`. Raises AlreadyRunning, SpecError, NotFound,
-    HostError, LaunchFailed.
+    Raises AlreadyRunning, SpecError, NotFound, HostError, LaunchFailed; RuntimeError where an event loop runs, which
+    has `kvmctl.start`.
     """
+    _refuse_within_loop()
     roots = roots or store.find_roots()
     if name is None and not specs.is_path(reference):
         name = reference
@@ -40,10 +43,18 @@ def start_detached(reference: str, *, name: str | None = None, roots: Roots | No
         prepared, machine = _prepare(entry)
         plan = prepared.plan
         entry.save(plan, qemu=machine.qemu)
+    plan = warn_of_logout(plan, roots)
     paths = roots.machine(plan.name)
     is_defined = listing.is_defined(plan.name, roots)
     pid = _finish(begin(plan, paths, is_captive=False, is_defined=is_defined))
     return Started(plan.name, pid, plan.warnings)
+
+
+def _refuse_within_loop() -> None:
+    asyncio = sys.modules.get("asyncio")  # where nobody has imported it, no loop runs
+    if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001  # documented
+        message = "an event loop is running: use await kvmctl.start(...)"
+        raise RuntimeError(message)
 
 
 def _prepare(entry: Entry) -> Any:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import listing, store
 from kvmctl.runtime import start as starting
+from kvmctl.runtime.logout import warn_of_logout
 from kvmctl.runtime.prepare import load_machine, name_of, prepare
 from kvmctl.runtime.vm import Vm
 from kvmctl.spec.machine import Machine
@@ -43,6 +44,8 @@ async def start(
 
     Raises AlreadyRunning, and what `launch` raises.
     """
+    roots = roots or store.find_roots()
     prepared = prepare(machine, name=name, roots=roots)
-    is_defined = listing.is_defined(prepared.plan.name, roots or store.find_roots())
-    return await starting.start_plan(prepared.plan, prepared.paths, is_defined=is_defined)
+    plan = warn_of_logout(prepared.plan, roots)
+    is_defined = listing.is_defined(plan.name, roots)
+    return await starting.start_plan(plan, prepared.paths, is_defined=is_defined)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import kvmctl
 from kvmctl import ExitReason, Roots, Rung, State
 from kvmctl.guest.tiny import EXIT_STATUS, Key
+from kvmctl.runtime.detached import start_detached
 from kvmctl.runtime.events import EXIT
 
 from .conftest import tiny
@@ -207,6 +209,27 @@ class TestStopLadder:
             await seen(vm, "STOP")
             assert kvmctl.find_machine(vm.name).state is State.SHUTDOWN
             assert (await kvmctl.stop(vm, grace=20)).rung is Rung.QUIT
+
+
+async def test_a_machine_that_outlives_its_login_session_is_warned_of(roots: Roots) -> None:
+    if list(Path("/var/lib/systemd/linger").glob("*")):
+        pytest.skip("the sessions of this host's users stay after logout")
+    session = replace(roots, runtime_is_volatile=True)
+    started = await asyncio.to_thread(start_detached, "tiny", roots=session)
+    kvmctl.kill("tiny")
+    async with await kvmctl.start("tiny", roots=session) as vm:
+        await vm.kill()
+    for warnings in (started.warnings, vm.plan.warnings):
+        assert "vanishes when" in warnings[-1]
+        assert "loginctl enable-linger" in warnings[-1]
+    async with kvmctl.launch("tiny", roots=session) as vm:  # which ends before any logout
+        assert not any("linger" in warning for warning in vm.plan.warnings)
+
+
+async def test_starting_without_a_loop_is_refused_within_one_before_anything_is_started(roots: Roots) -> None:
+    with pytest.raises(RuntimeError, match=r"await kvmctl\.start"):
+        start_detached("tiny")
+    assert not os.path.exists(roots.runtime)
 
 
 async def test_a_defined_machine_stays_the_type_it_was_first_started_as(tmp_path: Path) -> None:
