@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from importlib import import_module
+from signal import SIG_IGN, SIGHUP, SIGTERM, Signals, getsignal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import kvmctl
@@ -24,12 +25,43 @@ def run(work: Coroutine[Any, Any, T], *, timeout: float | None = None, doing: st
     # A door: asyncio takes 30 ms to import, and `stop --force`, which never gets here, twice that in all.
     asyncio = import_module("asyncio")
     try:
-        result: T = asyncio.run(asyncio.wait_for(work, timeout) if timeout is not None else work)
+        result: T = asyncio.run(
+            _until_signal(asyncio, asyncio.wait_for(work, timeout) if timeout is not None else work)
+        )
+    except _Signalled as error:
+        raise SystemExit(128 + error.number) from None
     except TimeoutError:
         if timeout is None:
             raise
         raise TimeIsUp(f"gave up after {timeout:g} s: {doing}", hint=hint) from None
     return result
+
+
+class _Signalled(Exception):
+    """A signal asked us to end."""
+
+    def __init__(self, number: Signals) -> None:
+        self.number = number
+
+
+async def _until_signal(asyncio: Any, work: Awaitable[T]) -> T:
+    """Do `work`, which SIGTERM and SIGHUP cancel as Ctrl-C does, so that it clears away: a command in a guest, say."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    seen: list[Signals] = []
+
+    def cancel(number: Signals) -> None:
+        seen.append(number)
+        task.cancel()
+
+    for number in (SIGTERM, SIGHUP):
+        if getsignal(number) is not SIG_IGN:  # as nohup has it
+            loop.add_signal_handler(number, cancel, number)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if seen:
+            raise _Signalled(seen[0]) from None
+        raise
 
 
 def on_machine(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvmctl.errors import KvmctlError, NotFound
-from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.plan.paths import BUILTIN_SPECS, MachinePaths, Roots
 from kvmctl.runtime import files, history, journal, store
 from kvmctl.runtime.events import Exit, State, derive
 
@@ -109,7 +109,10 @@ def how_to_start(name: str, roots: Roots) -> str:
     source = None
     with suppress(KvmctlError, OSError, ValueError):
         source = None if is_defined(name, roots) else _read_plan(roots.machine(name)).get("source")
-    return f"kvmctl start {shlex.quote(source)} --name {name}" if source else f"kvmctl start {name}"
+    builtin = next((word for word, path in BUILTIN_SPECS.items() if path == source), None)
+    if source is None or builtin == name:
+        return f"kvmctl start {name}"
+    return f"kvmctl start {builtin or shlex.quote(source)} --name {name}"
 
 
 def unknown(name: str, names: set[str]) -> NotFound:

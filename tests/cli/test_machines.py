@@ -87,7 +87,7 @@ def test_a_machine_from_a_file_is_started_again_by_its_file(web: Kvmctl) -> None
         done = web(verb, "web")
         assert done.returncode == code
         command = done.stderr.partition("hint: Start it: kvmctl ")[2]
-        assert command.endswith("tiny.toml --name web\n")
+        assert command == "start tiny --name web\n"
     assert web.ok(*command.split()) == "web\n"
 
 
