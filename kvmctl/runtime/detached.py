@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from kvmctl.errors import KvmctlError
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import specs, store
 from kvmctl.runtime.begin import Beginning, begin
@@ -39,9 +40,14 @@ def start_detached(reference: str, *, name: str | None = None, roots: Roots | No
     if plan is None:
         prepared, machine = _prepare(entry)
         plan = prepared.plan
-        entry.save(plan, qemu=machine.qemu)
+        if prepared.is_lasting:
+            entry.save(plan, qemu=machine.qemu)
     paths = roots.machine(plan.name)
-    pid = _finish(begin(plan, paths, is_captive=False))
+    try:
+        pid = _finish(begin(plan, paths, is_captive=False))
+    except KvmctlError:
+        entry.discard()  # it may be the plan that no longer fits, in a way that no stamp tells
+        raise
     specs.pin(paths, plan.machine_type, roots=roots)
     return Started(plan.name, pid, plan.warnings)
 
