@@ -90,7 +90,7 @@ def _stamp(path: Path) -> list[str | int]:
 
 
 def firmware_directories(env: Mapping[str, str], *, of_all: tuple[str, ...] = FIRMWARE_DIRECTORIES) -> tuple[str, ...]:
-    """Where firmware descriptors are looked for, in order, the user's own last; by QEMU's docs/interop/firmware.json."""
+    """Where firmware descriptors are looked for, the user's own last; by QEMU's docs/interop/firmware.json."""
     config = env.get("XDG_CONFIG_HOME") or (f"{env['HOME']}/.config" if env.get("HOME") else "")
     return (*of_all, *((f"{config}/qemu/firmware",) if config else ()))
 
