@@ -14,7 +14,7 @@ from socket import MSG_DONTWAIT, MSG_PEEK
 from kvmctl.errors import KvmctlError, LaunchFailed
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import files, history, preflight, steps, store, verdict
+from kvmctl.runtime import files, history, preflight, specs, steps, store, verdict
 from kvmctl.runtime.spawn import Child, spawn
 from kvmctl.runtime.store import Claim
 
@@ -61,8 +61,8 @@ class Beginning:
         return status if died else None
 
 
-def begin(plan: Plan, paths: MachinePaths, *, is_captive: bool) -> Beginning:
-    """Claim the machine and start its QEMU, stopped before its first instruction.
+def begin(plan: Plan, paths: MachinePaths, *, is_captive: bool, is_defined: bool = False) -> Beginning:
+    """Claim the machine and start its QEMU, stopped before its first instruction; one that is defined stays its type.
 
     Raises AlreadyRunning where somebody was quicker, and every error that looking, making and starting can end in.
     """
@@ -72,6 +72,8 @@ def begin(plan: Plan, paths: MachinePaths, *, is_captive: bool) -> Beginning:
         history.archive(paths)
         preflight.check(plan)
         files.write_atomic(paths.plan, plan.dumps().encode(), is_volatile=True)
+        if is_defined:
+            specs.pin(paths, plan.machine_type, undo)
         steps.carry_out(plan, undo)
         child = spawn(plan, claim)
         return Beginning(plan, paths, claim, child, undo.pop_all())

@@ -12,7 +12,7 @@ from typing import Any
 
 from kvmctl.errors import KvmctlError
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import specs, store
+from kvmctl.runtime import listing, specs, store
 from kvmctl.runtime.begin import Beginning, begin
 from kvmctl.runtime.plan_cache import Entry
 
@@ -43,12 +43,12 @@ def start_detached(reference: str, *, name: str | None = None, roots: Roots | No
         if prepared.is_lasting:
             entry.save(plan, qemu=machine.qemu)
     paths = roots.machine(plan.name)
+    is_defined = listing.is_defined(plan.name, roots)
     try:
-        pid = _finish(begin(plan, paths, is_captive=False))
+        pid = _finish(begin(plan, paths, is_captive=False, is_defined=is_defined))
     except KvmctlError:
         entry.discard()  # it may be the plan that no longer fits, in a way that no stamp tells
         raise
-    specs.pin(paths, plan.machine_type, roots=roots)
     return Started(plan.name, pid, plan.warnings)
 
 

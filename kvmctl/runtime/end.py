@@ -53,10 +53,11 @@ def find_running(name: str, *, roots: Roots | None = None) -> tuple[MachinePaths
     """The running machine `name` and its QEMU. Raises NotFound, NotRunning. The caller closes the process."""
     roots = roots or store.find_roots()
     paths = roots.machine(name)
-    listing.find_machine(name, roots=roots)
+    store.sweep_one(paths)
     process = store.find_process(paths)
     if process is None:
-        raise _not_running(paths)
+        listing.find_machine(name, roots=roots)  # only now, so that what runs is in reach whatever became of its spec
+        raise _not_running(paths, roots=roots)
     return paths, process
 
 
@@ -117,8 +118,9 @@ def _running(name: str, roots: Roots | None) -> Iterator[tuple[MachinePaths, Pro
         yield paths, process, stack.enter_context(open_journal(paths, process))
 
 
-def _not_running(paths: MachinePaths) -> NotRunning:
+def _not_running(paths: MachinePaths, *, roots: Roots | None = None) -> NotRunning:
     pid, _ = store.read_tether(paths)
     if store.is_alive(paths) and pid is not None:
         return NotRunning(f"machine {paths.name!r} is just being started by process {pid}", hint="Try again.")
-    return NotRunning(f"machine {paths.name!r} is not running", hint=f"Start it: kvmctl start {paths.name}")
+    command = listing.how_to_start(paths.name, roots or store.find_roots())
+    return NotRunning(f"machine {paths.name!r} is not running", hint=f"Start it: {command}")

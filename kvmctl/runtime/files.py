@@ -11,15 +11,17 @@ from contextlib import ExitStack, suppress
 from kvmctl.errors import StateError
 
 
-def make_private_dir(path: str) -> None:
-    """Create `path` and its missing parents as 0700. Raises StateError."""
+def make_private_dir(path: str, *, undo: ExitStack | None = None) -> None:
+    """Create `path` and its missing parents as 0700; `undo` removes what was made and is empty. Raises StateError."""
     if os.path.isdir(path):  # pathlib costs `list` more than all of this module
         return
     parent = os.path.dirname(path)
     if parent and parent != path:
-        make_private_dir(parent)
+        make_private_dir(parent, undo=undo)
     try:
         os.mkdir(path, 0o700)
+        if undo is not None:
+            undo.callback(_remove_empty, path)
         os.chmod(path, 0o700)  # a umask may have taken bits of ours away
     except FileExistsError:
         if not os.path.isdir(path):
@@ -109,12 +111,20 @@ def remove_tree(path: str) -> None:
 
 def cannot(verb: str, path: str, error: OSError) -> StateError:
     """The error for an operation on a file of ours that the system refused."""
-    return StateError(
-        f"cannot {verb} {path!r}: {error.strerror}",
-        hint="Free some space, or point KVMCTL_STATE_DIR and KVMCTL_RUNTIME_DIR elsewhere."
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}
-        else "",
-    )
+    elsewhere = "or point KVMCTL_CONFIG_DIR, KVMCTL_STATE_DIR and KVMCTL_RUNTIME_DIR elsewhere."
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            hint = f"Free some space, {elsewhere}"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            hint = f"Make it yours, {elsewhere}"
+        case _:
+            hint = ""
+    return StateError(f"cannot {verb} {path!r}: {error.strerror}", hint=hint)
+
+
+def _remove_empty(directory: str) -> None:
+    with suppress(OSError):  # somebody else has put something there meanwhile
+        os.rmdir(directory)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

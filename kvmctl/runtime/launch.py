@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from kvmctl.plan.paths import Roots
+from kvmctl.runtime import listing, store
 from kvmctl.runtime import start as starting
 from kvmctl.runtime.prepare import load_machine, name_of, prepare
-from kvmctl.runtime.specs import pin
 from kvmctl.runtime.vm import Vm
 from kvmctl.spec.machine import Machine
 
@@ -44,11 +44,5 @@ async def start(
     Raises AlreadyRunning, and what `launch` raises.
     """
     prepared = prepare(machine, name=name, roots=roots)
-    vm = await starting.start_plan(prepared.plan, prepared.paths)
-    try:
-        pin(prepared.paths, prepared.plan.machine_type, roots=roots)
-    except BaseException:
-        async with vm:
-            await vm.kill()
-        raise
-    return vm
+    is_defined = listing.is_defined(prepared.plan.name, roots or store.find_roots())
+    return await starting.start_plan(prepared.plan, prepared.paths, is_defined=is_defined)

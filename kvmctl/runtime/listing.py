@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,10 +64,10 @@ def find_machine(name: str, *, roots: Roots | None = None) -> MachineInfo:
     roots = roots or store.find_roots()
     paths = roots.machine(name)
     store.sweep_one(paths)
-    defined = defined_names(roots)
-    if name not in defined and not os.path.isdir(paths.run):
-        raise unknown(name, defined | set(store.run_names(roots)))
-    return inspect(roots, name, is_defined=name in defined)
+    has_spec = is_defined(name, roots)
+    if not has_spec and not os.path.isdir(paths.run):
+        raise unknown(name, defined_names(roots) | set(store.run_names(roots)))
+    return inspect(roots, name, is_defined=has_spec)
 
 
 def inspect(roots: Roots, name: str, *, is_defined: bool) -> MachineInfo:
@@ -80,6 +82,18 @@ def inspect(roots: Roots, name: str, *, is_defined: bool) -> MachineInfo:
         return MachineInfo(name, State.BROKEN, is_defined, problem=summary)
 
 
+def is_defined(name: str, roots: Roots) -> bool:
+    """Whether machine `name` has a spec. Raises StateError where that can't be told, NotFound for what is no name."""
+    path = roots.spec(name)
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise files.cannot("read", path, error) from error
+    return True
+
+
 def defined_names(roots: Roots) -> set[str]:
     """The names of the machines that have a spec. Raises StateError."""
     try:
@@ -88,6 +102,14 @@ def defined_names(roots: Roots) -> set[str]:
         return set()
     except OSError as error:
         raise files.cannot("read", roots.machines, error) from error
+
+
+def how_to_start(name: str, roots: Roots) -> str:
+    """The command that starts machine `name`: by its spec, or again from the file that it was started from."""
+    source = None
+    with suppress(KvmctlError, OSError, ValueError):
+        source = None if is_defined(name, roots) else _read_plan(roots.machine(name)).get("source")
+    return f"kvmctl start {shlex.quote(source)} --name {name}" if source else f"kvmctl start {name}"
 
 
 def unknown(name: str, names: set[str]) -> NotFound:

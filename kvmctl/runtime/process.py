@@ -101,6 +101,17 @@ def find_holder(lock: str, *, tether: str, hint: int | None) -> Process | None:
     return None
 
 
+def is_hidden(pid: int) -> bool:
+    """Whether there is a process `pid` that we may not look into."""
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _candidates(hint: int | None) -> Iterator[int]:
     if hint is not None and hint > 1:
         yield hint

@@ -17,7 +17,7 @@ from kvmctl.plan.paths import MachinePaths, Roots, is_name
 from kvmctl.runtime import files, listing, store
 from kvmctl.runtime.events import Event, parse_lines
 from kvmctl.runtime.journal import Tail
-from kvmctl.runtime.watch import Watch, open_inotify
+from kvmctl.runtime.watch import Watch, watch_directory
 
 
 class Log(StrEnum):
@@ -115,8 +115,7 @@ class _Journals:
         self._roots = roots
         self._open: dict[str, _Journal] = {}
         files.make_private_dir(roots.runtime)
-        self._inotify = open_inotify(roots.runtime)
-        self._inotify.add_watch(roots.runtime, flags.CREATE | flags.MOVED_TO)
+        self._inotify = watch_directory(roots.runtime, flags.CREATE | flags.MOVED_TO)
 
     def read(self) -> list[Happening]:
         """What was written since the last call, by time."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import tomlkit
 
-from kvmctl.errors import AlreadyRunning, NotFound
+from kvmctl.errors import AlreadyRunning, StateError
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import files, listing, store
-from kvmctl.spec.load import absolute_text, parse
+from kvmctl.spec.load import absolute_text, format_of, parse, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +26,11 @@ class Definition:
 
 def define(path: str, *, name: str | None = None, roots: Roots | None = None) -> Definition:
     """Keep the spec in the file `path`, its relative paths made absolute. Raises SpecError, NotFound, StateError."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no file {path!r}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(f"cannot read {path!r}: {error}") from error
+    text = read_text(path)
+    written = format_of(path)
     base = os.path.dirname(os.path.abspath(path))
-    machine = parse(text, source=path, base=base)
-    return write_spec(machine.name if name is None else name, absolute_text(text, base), roots=roots)
+    machine = parse(text, source=path, base=base, format=written)
+    return write_spec(machine.name if name is None else name, absolute_text(text, base, format=written), roots=roots)
 
 
 def write_spec(name: str, text: str, *, roots: Roots | None = None) -> Definition:
@@ -43,7 +38,7 @@ def write_spec(name: str, text: str, *, roots: Roots | None = None) -> Definitio
     roots = roots or store.find_roots()
     path = roots.spec(name)
     parse(text, source=path, base=roots.machines)
-    is_there = os.path.exists(path)
+    is_there = listing.is_defined(name, roots)
     files.make_private_dir(roots.machines)
     files.write_atomic(path, text.encode())
     return Definition(name, path, replaced=is_there)
@@ -57,12 +52,16 @@ def read_spec(name: str, *, roots: Roots | None = None) -> str:
             return file.read()
     except FileNotFoundError:
         raise listing.unknown(name, listing.defined_names(roots)) from None
+    except OSError as error:
+        raise files.cannot("read", roots.spec(name), error) from error
+    except UnicodeDecodeError as error:
+        raise StateError(f"{roots.spec(name)!r} is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def create(name: str, fields: Mapping[str, Any], *, roots: Roots | None = None) -> Definition:
     """Define machine `name` from `fields`, a spec as plain values. Raises SpecError, AlreadyRunning, StateError."""
     roots = roots or store.find_roots()
-    if os.path.exists(roots.spec(name)):
+    if listing.is_defined(name, roots):
         raise AlreadyRunning(f"machine {name!r} is defined already", hint=f"Change it: kvmctl edit {name}")
     text = tomlkit.dumps({"name": name, **fields})
     parse(text, source=name, base=roots.machines)  # its problems are those of the fields: there is no file yet

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 
+from kvmctl.errors import NotFound
 from kvmctl.plan.paths import BUILTIN_SPECS, MachinePaths, Roots
 from kvmctl.runtime import files, listing, store
 
@@ -16,11 +18,15 @@ def find_spec(reference: str, *, roots: Roots | None = None) -> str:
     if is_path(reference):
         return os.path.abspath(reference)
     roots = roots or store.find_roots()
-    defined = roots.spec(reference)
-    if os.path.exists(defined):
-        return defined
+    if listing.is_defined(reference, roots):
+        return roots.spec(reference)
     if reference in BUILTIN_SPECS:
         return BUILTIN_SPECS[reference]
+    if os.path.exists(roots.machine(reference).plan):
+        raise NotFound(
+            f"machine {reference!r} has no spec of its own",
+            hint=f"Start it: {listing.how_to_start(reference, roots)}",
+        )
     raise listing.unknown(reference, listing.defined_names(roots) | set(BUILTIN_SPECS))
 
 
@@ -40,9 +46,14 @@ def read_pin(paths: MachinePaths) -> str | None:
         raise files.cannot("read", paths.machine_type, error) from error
 
 
-def pin(paths: MachinePaths, machine_type: str, *, roots: Roots | None = None) -> None:
+def pin(paths: MachinePaths, machine_type: str, undo: ExitStack) -> None:
     """Remember what a defined machine was first started as: an alias means another type in every QEMU."""
-    roots = roots or store.find_roots()
-    if os.path.exists(roots.spec(paths.name)) and read_pin(paths) != machine_type:
-        files.make_private_dir(paths.state)
-        files.write_atomic(paths.machine_type, machine_type.encode())
+    before = read_pin(paths)
+    if before == machine_type:
+        return
+    files.make_private_dir(paths.state, undo=undo)
+    files.write_atomic(paths.machine_type, machine_type.encode())
+    if before is None:
+        undo.callback(os.unlink, paths.machine_type)
+    else:
+        undo.callback(files.write_atomic, paths.machine_type, before.encode())

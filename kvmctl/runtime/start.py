@@ -13,9 +13,9 @@ from kvmctl.runtime.journal import Journal
 from kvmctl.runtime.vm import Vm
 
 
-async def start_plan(plan: Plan, paths: MachinePaths) -> Vm:
+async def start_plan(plan: Plan, paths: MachinePaths, *, is_defined: bool = False) -> Vm:
     """Start the machine; it goes on when this process ends. Raises AlreadyRunning, LaunchFailed and many more."""
-    return await _vm(begin(plan, paths, is_captive=False))
+    return await _vm(begin(plan, paths, is_captive=False, is_defined=is_defined))
 
 
 @asynccontextmanager

@@ -45,13 +45,7 @@ def _is_wanted(path: str, undo: ExitStack) -> bool:
     """Whether `path` is still to be made; its directory is then there, and `undo` removes what of it was made."""
     if os.path.lexists(path):
         return False
-    directory, missing = os.path.dirname(path), []
-    while not os.path.lexists(directory):
-        missing.append(directory)
-        directory = os.path.dirname(directory)
-    files.make_private_dir(os.path.dirname(path))
-    for made in reversed(missing):
-        undo.callback(_remove_empty, made)
+    files.make_private_dir(os.path.dirname(path), undo=undo)
     return True
 
 
@@ -66,11 +60,6 @@ def _read(path: str) -> bytes:
             return file.read()
     except OSError as error:
         raise files.cannot("read", path, error) from error
-
-
-def _remove_empty(directory: str) -> None:
-    with suppress(OSError):  # somebody else has put something there meanwhile
-        os.rmdir(directory)
 
 
 def _unlink(path: str) -> None:

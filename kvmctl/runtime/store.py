@@ -19,7 +19,7 @@ from kvmctl.errors import AlreadyRunning, DeadlineExceeded, NotFound, StateError
 from kvmctl.image import ofd
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import files
-from kvmctl.runtime.process import Process, find_holder
+from kvmctl.runtime.process import Process, find_holder, is_hidden
 
 _CAPTIVE = b"captive"
 _REAP_SECONDS = 5.0
@@ -143,8 +143,19 @@ def read_pid(paths: MachinePaths) -> int | None:
 
 
 def find_process(paths: MachinePaths) -> Process | None:
-    """The machine's QEMU, shown to hold its lock; None where it is not running or is not ours to look at."""
-    return find_holder(paths.lock, tether=paths.tether, hint=read_pid(paths)) if is_alive(paths) else None
+    """The machine's QEMU, shown to hold its lock; None where it is not running. Raises StateError where that is hidden
+    from us: then it runs, as another user or in another container."""
+    if not is_alive(paths):
+        return None
+    pid = read_pid(paths)
+    process = find_holder(paths.lock, tether=paths.tether, hint=pid)
+    if process is None and pid is not None and is_hidden(pid):
+        raise StateError(
+            f"machine {paths.name!r} runs, but its process can't be seen from here",
+            detail=f"process {pid}, by its pid file",
+            hint="It is another user's, or you are in a container: go where it was started.",
+        )
+    return process
 
 
 def run_names(roots: Roots) -> list[str]:

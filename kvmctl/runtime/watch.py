@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import select
+from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +16,7 @@ from inotify_simple import INotify, flags
 
 from kvmctl.errors import StateError
 from kvmctl.plan.paths import MachinePaths
+from kvmctl.runtime import files
 from kvmctl.runtime.process import Process
 
 
@@ -27,14 +29,7 @@ class Watch:
     def __init__(self, paths: MachinePaths, process: Process | None = None) -> None:
         """Raises StateError. In a directory that has been cleared away nothing changes any more."""
         self._process = process
-        self._inotify = open_inotify(paths.run)
-        try:
-            self._inotify.add_watch(paths.run, flags.MODIFY | flags.CREATE | flags.DELETE | flags.MOVED_TO)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            self._inotify.close()
-            raise _cannot_watch(paths.run, error) from error
+        self._inotify = watch_directory(paths.run, flags.MODIFY | flags.CREATE | flags.DELETE | flags.MOVED_TO)
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
@@ -66,12 +61,18 @@ class Watch:
         self.close()
 
 
-def open_inotify(path: str) -> INotify:
-    """What watches directories, `path` among them. Raises StateError."""
-    try:
-        return INotify(nonblocking=True)
-    except OSError as error:
-        raise _cannot_watch(path, error) from error
+def watch_directory(path: str, mask: int) -> INotify:
+    """What is readable when something in `mask` happens in `path`, if that is there. Raises StateError."""
+    with ExitStack() as stack:
+        try:
+            inotify = stack.enter_context(closing(INotify(nonblocking=True)))
+            inotify.add_watch(path, mask)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _cannot_watch(path, error) from error
+        stack.pop_all()
+    return inotify
 
 
 def _cannot_watch(path: str, error: OSError) -> StateError:
@@ -79,5 +80,7 @@ def _cannot_watch(path: str, error: OSError) -> StateError:
     limit = limits.get(error.errno or 0)
     return StateError(
         f"cannot watch {path!r}: {error.strerror}",
-        hint=f"Everybody who waits for a machine takes one of them; raise the limit: sysctl {limit}" if limit else "",
+        hint=f"Everybody who waits for a machine takes one of them; raise the limit: sysctl {limit}"
+        if limit
+        else files.cannot("watch", path, error).hint,
     )

@@ -28,18 +28,24 @@ def load(path: str | Path) -> Machine:
     Raises NotFound when there is no such file, StateError when it can't be read, SpecError with every problem in it.
     """
     file = Path(path).absolute()
+    return parse(read_text(path), source=str(path), base=str(file.parent), format=format_of(file))
+
+
+def read_text(path: str | Path) -> str:
+    """The text of the spec in the file `path`. Raises NotFound, StateError, SpecError for what is no text."""
     try:
-        with file.open("rb") as stream:
+        with Path(path).open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise NotFound(f"there is no machine spec '{path}'", hint="kvmctl list --all shows defined machines") from None
     except OSError as error:
         raise StateError(f"the machine spec '{path}' can't be read", detail=error.strerror or str(error)) from error
-    return parse(_decoded(content, source=str(path)), source=str(path), base=str(file.parent), format=_format_of(file))
+    return _decoded(content, source=str(path))
 
 
-def _format_of(file: Path) -> Format:
-    return "json" if file.suffix == ".json" else "toml"
+def format_of(file: str | Path) -> Format:
+    """What a spec in a file of that name is written in."""
+    return "json" if Path(file).suffix == ".json" else "toml"
 
 
 def _decoded(content: bytes, *, source: str) -> str:
@@ -126,16 +132,27 @@ def schema() -> dict[str, Any]:
     }
 
 
-def absolute_text(text: str, base: str) -> str:
-    """The TOML spec `text` with its relative host paths counted from the directory `base`; all else, comments
+def absolute_text(text: str, base: str, *, format: Format = "toml") -> str:  # noqa: A002
+    """The spec `text` as TOML with its relative host paths counted from the directory `base`; all else, comments
     included, stays as it is.
 
     Raises SpecError when `text` is no right spec.
     """
-    machine = parse(text, source="spec", base=base)
-    document = tomlkit.parse(text)
+    machine = parse(text, source="spec", base=base, format=format)
+    document = tomlkit.parse(text if format == "toml" else tomlkit.dumps(_without_nulls(_read_json(text))))
     _make_absolute(document, machine)
     return tomlkit.dumps(document)
+
+
+def _without_nulls(value: Any) -> Any:
+    """A JSON value without the keys that are null, which TOML has no word for and which mean the same left out."""
+    match value:
+        case dict():
+            return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+        case list():
+            return [_without_nulls(item) for item in value]
+        case _:
+            return value
 
 
 def _make_absolute(table: MutableMapping[str, Any], read: Any) -> None:

@@ -39,6 +39,33 @@ def test_a_defined_machine_keeps_its_comments_and_finds_its_files(kvmctl: Kvmctl
     assert defined(kvmctl, "web").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_spec_in_json_is_defined_as_well(kvmctl: Kvmctl) -> None:
+    path = kvmctl.directory / "web.json"
+    path.write_text('{"memory": "64MiB", "balloon": false, "vnc": null, "disks": [{"path": "web.qcow2"}]}')
+    assert kvmctl.ok("define", str(path)) == "web\n"
+    found = read(defined(kvmctl, "web"))
+    assert (found["memory"], found["balloon"], "vnc" in found) == ("64MiB", False, False)
+    assert found["disks"][0]["path"] == str(kvmctl.directory / "web.qcow2")
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "code"),
+    [
+        ("/dev/zero", "is larger than 1MiB", 3),
+        ("/dev", "Is a directory", 14),
+        ("web.toml/web.toml", "Not a directory", 14),
+        ("no.toml", "there is no machine spec 'no.toml'", 4),
+        ("latin1.toml", "is not UTF-8 text", 3),
+    ],
+)
+def test_what_is_no_spec_is_not_defined(kvmctl: Kvmctl, spec: str, file: str, words: str, code: int) -> None:
+    (kvmctl.directory / "latin1.toml").write_bytes(b"description = '\xe9'\n")
+    done = kvmctl("define", file)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert not (kvmctl.directory / "config").exists()
+
+
 def test_a_wrong_spec_is_not_defined(kvmctl: Kvmctl, spec: str) -> None:
     Path(spec).write_text("memroy = '64MiB'\n")
     done = kvmctl("define", spec)

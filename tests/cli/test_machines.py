@@ -81,6 +81,16 @@ def test_what_does_not_run_can_not_be_stopped(kvmctl: Kvmctl) -> None:
     assert done.stderr == "error: machine 'tiny' is not running\nhint: Start it: kvmctl start tiny\n"
 
 
+def test_a_machine_from_a_file_is_started_again_by_its_file(web: Kvmctl) -> None:
+    web.ok("kill", "web")
+    for verb, code in (("stop", 5), ("start", 4)):
+        done = web(verb, "web")
+        assert done.returncode == code
+        command = done.stderr.partition("hint: Start it: kvmctl ")[2]
+        assert command.endswith("tiny.toml --name web\n")
+    assert web.ok(*command.split()) == "web\n"
+
+
 def test_a_machine_that_is_not_there_is_told_with_the_nearest_name(web: Kvmctl) -> None:
     done = web("stop", "wbe")
     assert done.returncode == 4
