@@ -219,6 +219,17 @@ async def test_a_lost_private_monitor_is_replaced_by_a_turn_at_the_public_one() 
         assert (await vm.status()).state is State.RUNNING
 
 
+async def test_a_console_outlives_its_machine_without_a_fuss() -> None:
+    async with kvmctl.launch(tiny()) as vm:
+        await vm.wait_for_console("^READY")
+        with kvmctl.open_console(vm.name) as console:
+            await vm.kill()
+            console.send(b"z")
+            while console.receive():
+                pass
+            console.send(b"z")
+
+
 def test_a_machine_can_be_used_from_one_event_loop_after_another() -> None:
     vm = asyncio.run(_start())
     assert asyncio.run(vm.status()).state is State.RUNNING
