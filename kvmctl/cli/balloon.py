@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kvmctl import Balloon, Vm, parse_size
+from kvmctl import Balloon, KvmctlError, Vm, parse_size
 from kvmctl.cli import output
 from kvmctl.cli.arguments import Json, Name
 from kvmctl.cli.output import Column
@@ -30,18 +30,27 @@ def balloon(
     kvmctl balloon web
     kvmctl balloon web 512MiB
     """
-    wanted = None if size is None else parse_size(size)
+    wanted = None if size is None else _bytes(size)
     found = on_machine(
         name,
         lambda vm: _balloon(vm, wanted, patient=timeout > 0),
         timeout=timeout or None,
         doing=f"wait for the guest to come to {size}",
+        hint=f"It is still asked to; how far it came: kvmctl balloon {name}",
     )
     if json:
         output.print_json({"name": name, "actual": found.actual, "wanted": wanted, "statistics": found.statistics})
         return
     rows = [("actual", found.actual), *sorted(found.statistics.items())]
-    output.print_table([Column("MEMORY"), Column("SIZE", right=True)], [[key, _value(key, n)] for key, n in rows])
+    cells = [[key.removeprefix("stat-").replace("-", " "), _value(key, number)] for key, number in rows]
+    output.print_table([Column("MEMORY"), Column("SIZE", right=True)], cells)
+
+
+def _bytes(text: str) -> int:
+    try:
+        return int(text) if text.isdecimal() else parse_size(text)
+    except KvmctlError as error:
+        raise typer.BadParameter(f"{error.summary}; {error.hint}", param_hint="SIZE") from error
 
 
 async def _balloon(vm: Vm, wanted: int | None, *, patient: bool) -> Balloon:

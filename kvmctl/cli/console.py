@@ -13,11 +13,11 @@ def console(name: Name) -> None:
     """Attach this terminal to a machine's console.
 
     Ctrl-] leaves; the machine runs on. One terminal at a time can type; to read along from another, use
-    kvmctl logs --follow.
+    kvmctl logs --follow. What is piped in is typed; what the guest says is shown until it ends.
 
     \b
     kvmctl console web
-    echo uptime | kvmctl console web
+    echo uptime | timeout 5 kvmctl console web
     """
     if session.run(_join(name)):
         output.say(f"\nmachine {name!r} has ended")

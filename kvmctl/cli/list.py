@@ -44,7 +44,7 @@ def list_(
 
     \b
     kvmctl list --all
-    kvmctl list --quiet | xargs -n 1 kvmctl stop
+    kvmctl list --quiet | xargs -r -n 1 kvmctl stop
     kvmctl list --json | jq '.machines[].name'
     """
     machines = list_machines(include_stopped=everything)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kvmctl import attach, find_machine
+from kvmctl import attach, find_machine, prepare
 from kvmctl.cli.arguments import Name
 from kvmctl.cli.session import run
 from kvmctl.cli.start import start_detached
@@ -21,9 +21,12 @@ def restart(
 ) -> None:
     """Stop a machine and start it again, from its spec as it is now.
 
+    A spec that has problems by now, or is gone, is told before anything is stopped.
+
     To let the guest start again with everything as it is: kvmctl reset, or a reboot from within.
     """
     source = _spec_of(name)
+    prepare(source, name=name)  # what can't be started again is not stopped
     say_stopped(stop_gracefully(name, grace=timeout))
     start_detached(source, name=name)
 

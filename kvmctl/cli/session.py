@@ -19,8 +19,8 @@ class TimeIsUp(DeadlineExceeded):
     """The time that was given on the command line is over."""
 
 
-def run(work: Coroutine[Any, Any, T], *, timeout: float | None = None, doing: str = "") -> T:
-    """Do `work` to its end. Raises TimeIsUp after `timeout` seconds, naming what it was `doing`."""
+def run(work: Coroutine[Any, Any, T], *, timeout: float | None = None, doing: str = "", hint: str = "") -> T:
+    """Do `work` to its end. Raises TimeIsUp after `timeout` seconds, naming what it was `doing`, with `hint`."""
     # A door: asyncio takes 30 ms to import, and `stop --force`, which never gets here, twice that in all.
     asyncio = import_module("asyncio")
     try:
@@ -28,12 +28,17 @@ def run(work: Coroutine[Any, Any, T], *, timeout: float | None = None, doing: st
     except TimeoutError:
         if timeout is None:
             raise
-        raise TimeIsUp(f"gave up after {timeout:g} s: {doing}") from None
+        raise TimeIsUp(f"gave up after {timeout:g} s: {doing}", hint=hint) from None
     return result
 
 
 def on_machine(
-    name: str, operation: Callable[[Vm], Awaitable[T]], *, timeout: float | None = None, doing: str = ""
+    name: str,
+    operation: Callable[[Vm], Awaitable[T]],
+    *,
+    timeout: float | None = None,
+    doing: str = "",
+    hint: str = "",
 ) -> T:
     """The result of `operation` on the running machine `name`; see `run`. Raises NotFound, NotRunning."""
 
@@ -41,4 +46,4 @@ def on_machine(
         async with kvmctl.attach(name) as vm:
             return await operation(vm)
 
-    return run(work(), timeout=timeout, doing=doing)
+    return run(work(), timeout=timeout, doing=doing, hint=hint)

@@ -4,7 +4,7 @@ command."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from kvmctl.errors import QmpError
 from kvmctl.runtime.events import State
@@ -71,14 +71,20 @@ async def quit_qemu(monitor: Monitor) -> None:
     await monitor.execute("quit")
 
 
+async def query_memory(monitor: Monitor) -> int:
+    """The memory the machine has now, what was plugged into it included (bytes)."""
+    reply = await monitor.execute("query-memory-size-summary")
+    return int(reply["base-memory"] + reply.get("plugged-memory", 0))
+
+
 async def set_balloon(monitor: Monitor, size: int) -> None:
-    """Ask the guest to keep `size` bytes of its memory and give the rest back."""
-    await monitor.execute("balloon", {"value": size})
+    """Ask the guest to keep `size` bytes of its memory and give the rest back. Raises QmpError without a balloon."""
+    await _ask_balloon(monitor, "balloon", {"value": size})
 
 
 async def query_balloon(monitor: Monitor) -> Balloon:
     """What the guest has and says of it. Raises QmpError where there is no balloon."""
-    actual = (await monitor.execute("query-balloon"))["actual"]
+    actual = (await _ask_balloon(monitor, "query-balloon"))["actual"]
     try:
         reply = await monitor.execute("qom-get", {"path": _BALLOON, "property": "guest-stats"})
     except QmpError:
@@ -86,6 +92,15 @@ async def query_balloon(monitor: Monitor) -> Balloon:
     # QEMU reports what the guest has not said as 2**64 - 1.
     known = {name: value for name, value in reply["stats"].items() if 0 <= value < 2**63}
     return Balloon(actual, known, reply["last-update"])
+
+
+async def _ask_balloon(monitor: Monitor, command: str, arguments: dict[str, int] | None = None) -> Any:
+    try:
+        return await monitor.execute(command, arguments)
+    except QmpError as error:
+        if error.error_class == "DeviceNotActive":
+            error.hint = "Give it one in the spec: balloon = true"
+        raise
 
 
 async def screendump(monitor: Monitor, path: str) -> None:

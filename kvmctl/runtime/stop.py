@@ -32,10 +32,13 @@ async def _ask_guest(vm: Vm, grace: float, tried: list[tuple[Rung, str]]) -> Run
     """Climb the rungs on which the guest has a say; the one that worked, or None. `tried` gets those that did not."""
     told = derive(read_events(vm.paths))
     rungs = _guest_rungs(vm, told)
-    for rung in rungs:
-        patience = grace / len(rungs)
+    deadline = time.monotonic() + grace
+    for index, rung in enumerate(rungs):
+        # What a rung leaves of its share is for the next ones; what it takes more, they do without.
+        patience = max(0.0, deadline - time.monotonic()) / (len(rungs) - index)
+        asked = time.monotonic()
         try:
-            await _ask(vm, rung, state=told.state if rung is rungs[0] else State.RUNNING)
+            await _ask(vm, rung, patience=patience, state=told.state if index == 0 else State.RUNNING)
         except NotRunning:
             return rung
         except KvmctlError as error:
@@ -45,7 +48,7 @@ async def _ask_guest(vm: Vm, grace: float, tried: list[tuple[Rung, str]]) -> Run
             continue
         if await vm.ended_within(patience):
             return rung
-        tried.append((rung, f"still running after {patience:.1f} s"))
+        tried.append((rung, f"still running after {time.monotonic() - asked:.1f} s"))
     return None
 
 
@@ -57,14 +60,14 @@ def _guest_rungs(vm: Vm, told: History) -> list[Rung]:
     return [Rung.AGENT] * has_agent + [Rung.ACPI, Rung.ACPI_AGAIN] * guest.acpi
 
 
-async def _ask(vm: Vm, rung: Rung, *, state: State) -> None:
+async def _ask(vm: Vm, rung: Rung, *, patience: float, state: State) -> None:
     if state is State.PAUSED:
         await vm.resume()  # a guest that does not run can't be asked
     elif state is State.SUSPENDED:
         await vm.wake()
     if rung is Rung.AGENT:
         agent = vm.agent()
-        agent.patience = ASK_SECONDS
+        agent.patience = min(patience, ASK_SECONDS)
         await agent.shut_down()
         return
     async with vm.monitor(deadline=ASK_SECONDS) as monitor:

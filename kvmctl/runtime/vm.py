@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from kvmctl.errors import AgentError, NotRunning, StateError
+from kvmctl.errors import AgentError, KvmctlError, NotRunning, QmpError, StateError
 from kvmctl.guest.agent import Agent
 from kvmctl.guest.run import ExecResult, OnOutput, run
 from kvmctl.runtime import files, observe, ops
 from kvmctl.runtime.events import Event, State
 from kvmctl.runtime.handle import ASK_SECONDS, Handle
+from kvmctl.runtime.monitor import Monitor
 from kvmctl.runtime.sockets import connect_unix
 
 _PAGE = 4096
@@ -83,8 +84,17 @@ class Vm(Handle):
             await ops.press_power_button(monitor)
 
     async def set_balloon(self, size: int) -> None:
-        """Ask the guest to keep `size` bytes. Returns at once; the BALLOON_CHANGE events tell how far it came."""
+        """Ask the guest to keep `size` bytes. Returns at once; the BALLOON_CHANGE events tell how far it came.
+
+        Raises QmpError where there is no balloon, KvmctlError where the machine has less memory than that.
+        """
         async with self.monitor() as monitor:
+            limit = await ops.query_memory(monitor)
+            if size > limit:
+                raise KvmctlError(
+                    f"machine {self.name!r} has {limit >> 20} MiB, and a balloon only takes",
+                    hint="Memory is given in the spec: memory = ..., for the next start.",
+                )
             await ops.set_balloon(monitor, size)
 
     async def balloon(self) -> ops.Balloon:
@@ -108,11 +118,19 @@ class Vm(Handle):
         with tempfile.TemporaryDirectory(dir=self.paths.run) as directory:
             picture = os.path.join(directory, "screenshot.png")
             async with self.monitor() as monitor:
-                await ops.screendump(monitor, picture)
+                await self._screendump(monitor, picture)
             try:
                 await asyncio.to_thread(shutil.copyfile, picture, path)
             except OSError as error:
                 raise StateError(f"cannot write {path!r}: {error.strerror}") from error
+
+    async def _screendump(self, monitor: Monitor, picture: str) -> None:
+        try:
+            await ops.screendump(monitor, picture)
+        except QmpError as error:
+            if not self.plan.guest.display:
+                error.hint = "Give it a display adapter in the spec: video = 'std'"
+            raise
 
     # -- the guest -----------------------------------------------------------------------------------------------
 

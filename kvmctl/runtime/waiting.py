@@ -35,6 +35,11 @@ def parse_condition(text: str) -> Condition:
         raise KvmctlError(
             f"{text!r} is nothing to wait for", hint="One of: running, stopped, agent, console:REGEX, event:NAME"
         )
+    if kind == "event" and argument != argument.upper():
+        raise KvmctlError(
+            f"QEMU has no event {argument!r}",
+            hint=f"They are in capitals: event:{argument.upper()}",
+        )
     return Condition(cast("Kind", kind), argument)
 
 

@@ -1,1 +1,1 @@
-"""For authors of test harnesses: the pytest plugin, fakes, and checks against QEMU's own schema."""
+"""For authors of test harnesses: fakes that are held against the real things, and checks against QEMU's own schema."""

@@ -44,6 +44,10 @@ class Channel:
         """The next line; empty when the client has hung up."""
         return await self._reader.readline()
 
+    async def read(self, count: int) -> bytes:
+        """What comes next, at most `count` bytes; empty when the client has hung up."""
+        return await self._reader.read(count)
+
     async def say(self, data: bytes) -> None:
         """Send `data` as it is."""
         self._writer.write(data)

@@ -125,6 +125,18 @@ def test_restart_is_a_new_process_of_the_same_name(web: Kvmctl) -> None:
     assert machine["pid"] != before
 
 
+def test_restart_ends_nothing_that_can_not_be_started_again(kvmctl: Kvmctl) -> None:
+    spec = kvmctl.directory / "web.toml"
+    spec.write_text("memory = '16MiB'\n")
+    kvmctl.ok("start", str(spec))
+    spec.write_text("memory = '16MB'\n")
+    assert kvmctl("restart", "web").returncode == 3
+    spec.unlink()
+    assert kvmctl("restart", "web").returncode == 4
+    assert kvmctl.ok("list", "--quiet") == "web\n"
+    kvmctl.ok("kill", "web")
+
+
 def test_a_monitor_command_gives_the_reply_that_qemu_gave(web: Kvmctl) -> None:
     assert json.loads(web.ok("qmp", "web", "query-name")) == {"name": "web"}
     done = web("qmp", "web", "no-such-command")
@@ -140,6 +152,7 @@ def test_arguments_that_are_no_json_object_are_a_usage_error(web: Kvmctl) -> Non
 def test_a_screenshot_of_a_machine_without_a_display_is_an_error(web: Kvmctl) -> None:
     done = web("screenshot", "web", "web.png")
     assert done.returncode == 11
+    assert "hint: Give it a display adapter in the spec: video" in done.stderr
     assert not (web.directory / "web.png").exists()
 
 
@@ -156,8 +169,19 @@ def test_memory_can_be_asked_back_with_a_balloon(kvmctl: Kvmctl) -> None:
     done = kvmctl("balloon", "big", "32MiB", "--timeout", "0.3")
     assert done.returncode == 10
     assert "gave up after 0.3 s: wait for the guest to come to 32MiB" in done.stderr
-    assert kvmctl("balloon", "big", "32MB").returncode == 1
+    assert "kvmctl balloon big" in done.stderr
+    assert kvmctl("balloon", "big", "32MB").returncode == 2
+    done = kvmctl("balloon", "big", "65MiB")
+    assert done.returncode == 1
+    assert "machine 'big' has 64 MiB" in done.stderr
     kvmctl.ok("kill", "big")
+
+
+def test_a_machine_without_a_balloon_says_how_to_give_it_one(web: Kvmctl) -> None:
+    for words in (["balloon", "web"], ["balloon", "web", "8MiB"]):
+        done = web(*words)
+        assert done.returncode == 11
+        assert "hint: Give it one in the spec: balloon = true" in done.stderr
 
 
 def test_python_tracebacks_are_for_those_who_ask(kvmctl: Kvmctl) -> None:

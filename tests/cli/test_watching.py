@@ -157,6 +157,12 @@ def test_what_can_not_be_waited_for_is_a_usage_error(kvmctl: Kvmctl, condition: 
     assert "console:REGEX" in done.stderr
 
 
+def test_an_event_that_can_never_come_is_not_waited_for(kvmctl: Kvmctl) -> None:
+    done = kvmctl("wait", "web", "--for", "event:shutdown")
+    assert done.returncode == 2
+    assert "event:SHUTDOWN" in done.stderr
+
+
 def test_a_pattern_that_is_none_is_told(web: Kvmctl) -> None:
     done = web("wait", "web", "--for", "console:(")
     assert done.returncode == 1

@@ -1,50 +1,44 @@
-"""Agents to talk to: the fake one on this host's own files and processes, and QEMU's where it is to be had."""
+"""Agents to talk to, the fake one and QEMU's where it is to be had."""
 
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from kvmctl.guest.agent import Agent, Connect
-from kvmctl.testing.fakeagent import FakeAgent
 
-from .local_agent import LocalCommands
+from .agents import fake_agent, real_agent
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 from guestbuild.deb import read_deb  # noqa: E402
 
-ACTIVATE = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-"""Passes on a listening socket as systemd would."""
-
 
 @pytest.fixture(params=["fake", "qemu-ga"])
-async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
+async def connect(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Connect]:
     """A way to an agent that runs its commands on this host."""
-    if request.param == "qemu-ga":
-        yield request.getfixturevalue("qemu_ga")
-        return
-    commands = LocalCommands()
-    async with FakeAgent(commands.table()) as fake:
-        yield fake.connect
-    commands.clear()
+    is_real = request.param == "qemu-ga"
+    agent = real_agent(request.getfixturevalue("qemu_ga_binary"), tmp_path) if is_real else fake_agent()
+    async with agent as way:
+        yield way
 
 
 @pytest.fixture
 def agent(connect: Connect) -> Agent:
     return Agent(connect)
+
+
+@pytest.fixture
+async def qemu_ga(qemu_ga_binary: str, tmp_path: Path) -> AsyncIterator[Connect]:
+    """A way to QEMU's own agent."""
+    async with real_agent(qemu_ga_binary, tmp_path) as way:
+        yield way
 
 
 @pytest.fixture(scope="session")
@@ -61,25 +55,3 @@ def qemu_ga_binary(tmp_path_factory: pytest.TempPathFactory) -> str:
     if subprocess.run([binary, "--version"], capture_output=True, check=False).returncode:
         pytest.skip("qemu-ga does not start here: its libraries are not installed")
     return str(binary)
-
-
-@pytest.fixture
-def qemu_ga(qemu_ga_binary: str, tmp_path: Path) -> Iterator[Connect]:
-    """QEMU's own agent, on this host and a socket of its own."""
-    path = str(tmp_path / "agent.sock")
-    with socket.socket(socket.AF_UNIX) as listener, (tmp_path / "agent.log").open("wb") as log:
-        # Listened on beforehand, it can be connected to at once.
-        listener.bind(path)
-        listener.listen(64)
-        argv = [sys.executable, "-c", ACTIVATE, str(listener.fileno()), qemu_ga_binary, "-m", "unix-listen"]
-        argv += ["-p", path, "-t", str(tmp_path), "-f", str(tmp_path / "agent.pid")]
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[listener.fileno()])
-    yield lambda: _connected(path)
-    process.kill()
-    process.wait()
-
-
-def _connected(path: str) -> socket.socket:
-    client = socket.socket(socket.AF_UNIX)
-    client.connect(path)
-    return client

@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable
+from itertools import count
 from typing import IO, Any
 
 from kvmctl.testing.fakeagent import Command, Refusal
@@ -20,6 +21,7 @@ class LocalCommands:
     def __init__(self) -> None:
         self._processes: dict[int, tuple[subprocess.Popen[bytes], list[IO[bytes]]]] = {}
         self.files: dict[int, IO[bytes]] = {}
+        self._handles = count(1000)
 
     def table(self) -> dict[str, Command]:
         named: dict[str, Callable[..., object]] = {
@@ -66,7 +68,7 @@ class LocalCommands:
         return reply
 
     def open(self, path: str, mode: str) -> int:
-        handle = 1000 + len(self.files)
+        handle = next(self._handles)
         self.files[handle] = open(path, mode + "b")  # noqa: SIM115
         return handle
 

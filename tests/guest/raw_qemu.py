@@ -9,7 +9,7 @@ import select
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Stream:
         while not (match := re.search(pattern, self.seen)):
             try:
                 data = self.socket.recv(65536)
-            except TimeoutError:
+            except (TimeoutError, ConnectionResetError):
                 data = b""
             assert data, f"{pattern!r} did not come; seen: {self.seen[-2000:]!r}"
             self.seen += data
@@ -86,6 +86,8 @@ class RawQemu:
         self.console = streams["console"]
         self.agent = streams["agent"]
         self.qmp = Qmp(streams["qmp"])
+        with suppress(AssertionError):  # a guest that ends its QEMU at once can be quicker than the reply
+            self.qmp.execute("cont")
 
     def wait(self) -> int:
         return self.process.wait(DEADLINE)
@@ -102,7 +104,7 @@ def raw_qemu(log: Path, *options: str, memory: str = "16") -> Iterator[RawQemu]:
             stack.callback(ours.close)
             ours.settimeout(DEADLINE)
             streams[name] = Stream(ours)
-        argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-m", memory, *options]
+        argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-m", memory, "-S", *options]
         for name, sock in theirs.items():
             argv += ["-chardev", f"socket,id={name},fd={sock.fileno()}"]
         argv += ["-serial", "chardev:console", "-device", "isa-serial,chardev=agent", "-mon", "qmp,mode=control"]

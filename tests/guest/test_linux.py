@@ -112,6 +112,17 @@ async def test_large_output_is_whole(linux: Linux) -> None:
     assert result.stdout == b"".join(b"%d\n" % number for number in range(1, 200001))
 
 
+async def test_command_that_nobody_waits_for_is_ended(linux: Linux) -> None:
+    started = asyncio.Event()
+    command = ["sh", "-c", "echo; exec sleep 4321"]
+    task = asyncio.ensure_future(run(linux.agent, command, on_stdout=lambda _: started.set()))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await run(linux.agent, ["pgrep", "-f", "sleep 4321"])).stdout == b""
+
+
 async def test_nothing_of_a_command_stays_in_the_guest(linux: Linux) -> None:
     await said(linux, "true")
     assert await said(linux, "sh", "-c", "ls -A /tmp /var/tmp | grep -c kvmctl || true") == "0\n"

@@ -6,11 +6,12 @@ Each test runs against the fake agent and against QEMU's own, which are to be al
 from __future__ import annotations
 
 import asyncio
-import glob
 import os
 import secrets
+import select
 from itertools import count
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 from interruption import Interruption
@@ -31,8 +32,20 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> str:
     return mark
 
 
-def leftovers(mark: str) -> list[str]:
-    return [path for place in ("/var/tmp", "/tmp", "/run", "/dev/shm") for path in glob.glob(f"{place}/*{mark}*")]
+def leftovers(mark: str) -> list[Path]:
+    return [path for place in ("/var/tmp", "/tmp", "/run", "/dev/shm") for path in Path(place).glob(f"*{mark}*")]
+
+
+Running: TypeAlias = "asyncio.Future[ExecResult]"
+
+
+async def happens(event: asyncio.Event, *, before: Running) -> None:
+    """Wait for `event`; a command that ends or fails before it does so here, and not by a test that waits for ever."""
+    waiting = asyncio.ensure_future(event.wait())
+    await asyncio.wait({waiting, before}, return_when=asyncio.FIRST_COMPLETED)
+    if not waiting.done():
+        waiting.cancel()
+        pytest.fail(f"the command has ended: {before.result()}")
 
 
 async def test_output_and_exit_code_come_back(agent: Agent) -> None:
@@ -91,10 +104,12 @@ async def test_command_that_can_not_be_run_exits_as_shells_have_it(agent: Agent,
     assert command.encode() in result.stderr
 
 
-async def test_nothing_stays_behind_in_the_guest(agent: Agent, mark: str) -> None:
-    result = await run(agent, ["sh", "-c", f"ls -d /var/tmp/*{mark}* /tmp/*{mark}* 2>/dev/null; true"])
-    assert result.stdout == b""
-    assert leftovers(mark) == []
+async def test_nothing_stays_behind_in_the_guest(agent: Agent) -> None:
+    result = await run(agent, ["sh", "-c", "readlink /proc/$$/fd/1 /proc/$$/fd/2"])
+    files = result.stdout.decode().splitlines()
+    assert len(files) == 2
+    assert all(file.endswith(" (deleted)") for file in files)
+    assert not any(Path(file.removesuffix(" (deleted)")).exists() for file in files)
 
 
 async def test_command_that_leaves_a_writer_behind_still_ends(agent: Agent, tmp_path: Path) -> None:
@@ -114,20 +129,19 @@ async def test_commands_of_many_clients_run_side_by_side(agent: Agent) -> None:
 
 
 async def test_cancelled_command_is_ended(agent: Agent, tmp_path: Path) -> None:
-    ended = tmp_path / "ended"
-    os.mkfifo(ended)
-    reader = os.open(ended, os.O_RDONLY | os.O_NONBLOCK)
+    alive = tmp_path / "alive"
+    os.mkfifo(alive)
+    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
     started = asyncio.Event()
     try:
-        command = ["sh", "-c", 'exec 3>"$0"; echo started; exec sleep 1000', str(ended)]
+        command = ["sh", "-c", 'exec 3>"$0"; echo started; exec sleep 1000', str(alive)]
         task = asyncio.ensure_future(run(agent, command, on_stdout=lambda _: started.set()))
-        await started.wait()
+        await happens(started, before=task)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        os.set_blocking(reader, True)
-        # End of file: the command, which alone held the other end, is gone.
-        assert await asyncio.to_thread(os.read, reader, 1) == b""
+        # It is readable once the command, which alone held the other end, is gone: nothing was ever written to it.
+        assert await asyncio.to_thread(select.select, [reader], [], [], 10) == ([reader], [], [])
     finally:
         os.close(reader)
 
@@ -169,12 +183,20 @@ async def test_guest_without_a_shell_gives_its_output_at_the_end() -> None:
             await run(Agent(fake.connect), ["true"], env={"A": "b"})
 
 
-async def test_guest_that_forbids_files_gives_its_output_at_the_end(mark: str) -> None:
+async def test_guest_that_forbids_files_gives_its_output_at_the_end() -> None:
     commands = LocalCommands()
     table = {name: command for name, command in commands.table().items() if not name.startswith("guest-file")}
-    async with FakeAgent(table) as fake:
+    run_any, asked = table["guest-exec"], []
+
+    def note(arguments: dict[str, Any]) -> object:
+        asked.append(arguments["arg"])
+        return run_any(arguments)
+
+    async with FakeAgent({**table, "guest-exec": note}) as fake:
         assert (await run(Agent(fake.connect), ["echo", "out"])).stdout == b"out\n"
-    assert leftovers(mark) == []
+    stem = asked[0][-1]
+    assert stem.startswith("kvmctl-")
+    assert [path for place in ("/var/tmp", "/tmp") for path in Path(place).glob(f"{stem}*")] == []
 
 
 async def test_guest_that_forbids_commands_is_an_agent_error() -> None:
@@ -211,16 +233,16 @@ async def test_command_that_never_ends_is_the_callers_to_cut_off() -> None:
 async def test_channel_is_given_to_others_while_a_command_is_quiet(connect: Connect, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    agent = Agent(connect, patience=5)
-    quiet = asyncio.ensure_future(run(agent, ["cat", str(gate)]))
+    agent = Agent(connect)
+    started = asyncio.Event()
+    command = ["sh", "-c", 'echo; exec cat "$0"', str(gate)]
+    quiet = asyncio.ensure_future(run(agent, command, on_stdout=lambda _: started.set()))
+    await happens(started, before=quiet)
     for _ in range(20):
         await agent.ping()
-    writer = await asyncio.to_thread(gate.open, "w")  # when that returns the command runs, with nothing to say yet
-    with writer:
-        for _ in range(20):
-            await agent.ping()
-        writer.write("done")
-    assert (await quiet).stdout == b"done"
+    assert not quiet.done()
+    await asyncio.to_thread(gate.write_text, "done")
+    assert (await quiet).exit_code == 0
 
 
 async def test_agent_that_stops_answering_in_mid_command_is_a_deadline_exceeded() -> None:

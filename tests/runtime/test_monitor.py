@@ -65,6 +65,7 @@ async def test_every_operation_is_one_that_qemu_has(schema: Schema) -> None:
         "balloon": {},
         "screendump": {},
         "query-vnc": {"enabled": True, "family": "unix", "service": "/run/vnc.sock", "host": ""},
+        "query-memory-size-summary": {"base-memory": 1 << 28, "plugged-memory": 1 << 27},
         "query-balloon": {"actual": 1 << 28},
         "qom-get": {"stats": {"stat-free-memory": 1 << 20, "stat-swap-in": 2**64 - 1}, "last-update": 7},
         "human-monitor-command": "",
@@ -73,6 +74,7 @@ async def test_every_operation_is_one_that_qemu_has(schema: Schema) -> None:
         for operation in (ops.cont, ops.pause, ops.reset, ops.press_power_button, ops.quit_qemu):
             await operation(monitor)
         await ops.set_balloon(monitor, 1 << 28)
+        assert await ops.query_memory(monitor) == 3 << 27
         await ops.screendump(monitor, "/tmp/picture.png")
         assert await ops.query_vnc(monitor) == "/run/vnc.sock"
         assert await ops.query_balloon(monitor) == ops.Balloon(1 << 28, {"stat-free-memory": 1 << 20}, 7)

@@ -173,6 +173,13 @@ class TestStopLadder:
         assert result.rung is Rung.ACPI
         assert [rung for rung, _ in result.tried] == [Rung.AGENT]
 
+    async def test_a_guest_that_hears_nothing_is_ended_when_its_time_is_up(self) -> None:
+        async with kvmctl.launch(tiny(cmdline="agent=silent deaf")) as vm:
+            await vm.wait_for_console("^READY")
+            result = await kvmctl.stop(vm, grace=0.9)
+        assert [rung for rung, _ in result.tried] == [Rung.AGENT, Rung.ACPI, Rung.ACPI_AGAIN]
+        assert result.seconds < 2  # which a silent agent alone would take
+
     async def test_a_guest_that_ignores_the_button_is_ended_when_its_time_is_up(self) -> None:
         async with kvmctl.launch(tiny(cmdline="deaf", agent=False)) as vm:
             await vm.wait_for_console("^READY")
