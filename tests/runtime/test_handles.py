@@ -161,7 +161,7 @@ async def test_a_suspended_guest_is_woken_to_shut_down() -> None:
         await vm.qmp("human-monitor-command", {"command-line": "o /w 0x604 0x2400"})  # SLP_EN, S3: PM1a_CNT of Q35
         await suspended
         assert kvmctl.find_machine(vm.name).state is State.SUSPENDED
-        result = await kvmctl.stop(vm, grace=20)
+        result = await kvmctl.stop(vm, grace=6)
     assert result.rung in {Rung.ACPI, Rung.ACPI_AGAIN}
     assert result.exit.reason is ExitReason.GUEST_SHUTDOWN
 
