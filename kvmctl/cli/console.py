@@ -19,8 +19,8 @@ def console(name: Name) -> None:
     kvmctl console web
     echo uptime | timeout 5 kvmctl console web
     """
-    if session.run(_join(name)):
-        output.say(f"\nmachine {name!r} has ended")
+    has_ended = session.run(_join(name))
+    output.say(f"\nmachine {name!r} has ended" if has_ended else f"\nleft {name!r}, which runs on")
 
 
 async def _join(name: str) -> bool:

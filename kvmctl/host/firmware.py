@@ -9,32 +9,27 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from kvmctl.host.identity import FIRMWARE_DIRECTORIES, firmware_directories
 from kvmctl.plan.facts import Firmware
-
-DIRECTORIES: Final = ("/usr/share/qemu/firmware", "/etc/qemu/firmware")
-"""The distribution's and the administrator's; the user's is ``$XDG_CONFIG_HOME/qemu/firmware``. Later ones win."""
 
 _log = logging.getLogger(__name__)
 
 
-def load_firmwares(env: Mapping[str, str], *, directories: tuple[str, ...] = DIRECTORIES) -> tuple[Firmware, ...]:
+def load_firmwares(
+    env: Mapping[str, str], *, directories: tuple[str, ...] = FIRMWARE_DIRECTORIES
+) -> tuple[Firmware, ...]:
     """The UEFI firmwares for x86_64 that can be used as a pflash pair (or code alone), best first.
 
     A file hides those of the same name in the directories before; an empty one only hides. A descriptor that can't be
     read is left out and logged.
     """
     descriptors: dict[str, Path] = {}
-    for directory in (*map(Path, directories), *_find_users_directory(env)):
+    for directory in map(Path, firmware_directories(env, of_all=directories)):
         descriptors |= {path.name: path for path in directory.glob("*.json")}
     loaded = [_load_firmware(path) for _, path in sorted(descriptors.items())]
     return tuple(firmware for firmware in loaded if firmware)
-
-
-def _find_users_directory(env: Mapping[str, str]) -> list[Path]:
-    config = env.get("XDG_CONFIG_HOME") or (f"{env['HOME']}/.config" if env.get("HOME") else "")
-    return [Path(config, "qemu/firmware")] if config else []
 
 
 def _load_firmware(path: Path) -> Firmware | None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,48 +24,6 @@ FORMAT: Final = 1
 """Raised when the questions change, or what the derived facts mean."""
 
 _RULES: Final = [FORMAT, *sorted(Feature)]
-
-_SCRIPT_LIMIT: Final = 64 << 10
-_MODULE_DIRECTORIES: Final = ("lib/qemu", "lib64/qemu", "lib/x86_64-linux-gnu/qemu")
-
-
-def identify(path: str, *, env: Mapping[str, str]) -> str | None:
-    """The identity of the binary at `path`: another one when the binary or its set of modules is replaced.
-
-    A script counts together with every program it names by an absolute path. One that finds its QEMU in another way
-    has no identity that could be trusted: None.
-    """
-    try:
-        programs = _find_programs(Path(path))
-        stamps = [_stamp(file) for file in (*programs, *_find_module_directories(programs, env))]
-    except OSError:
-        return None
-    return json.dumps(stamps) if programs else None
-
-
-def _find_programs(path: Path) -> list[Path]:
-    """`path`, and what it runs if it is a script; empty if that can't be told."""
-    with path.open("rb") as file:
-        head = file.read(_SCRIPT_LIMIT)
-    if not head.startswith(b"#!"):
-        return [path]
-    body = head.partition(b"\n")[2].decode(errors="replace")
-    named = [Path(word) for word in dict.fromkeys(re.findall(r"/[^\s'\"=:;]+", body))]
-    programs = [file for file in named if file.is_file() and os.access(file, os.X_OK)]
-    return [path, *programs] if programs else []
-
-
-def _find_module_directories(programs: list[Path], env: Mapping[str, str]) -> Iterator[Path]:
-    """Where QEMU looks for modules: a package that adds one changes what it can do, and not the binary."""
-    asked = env.get("QEMU_MODULE_DIR")
-    prefixes = dict.fromkeys(program.resolve().parent.parent for program in programs)
-    candidates = [prefix / directory for prefix in prefixes for directory in _MODULE_DIRECTORIES]
-    yield from (directory for directory in (*([Path(asked)] if asked else ()), *candidates) if directory.is_dir())
-
-
-def _stamp(path: Path) -> list[str | int]:
-    status = path.stat()
-    return [str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 @dataclass(frozen=True, slots=True)

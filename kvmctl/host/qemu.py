@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -22,19 +21,10 @@ from typing import IO, Any, Final, TypeAlias
 from kvmctl.errors import HostError, QemuNotFound, QemuTooOld
 from kvmctl.host import probe_cache
 from kvmctl.host.firmware import load_firmwares
+from kvmctl.host.identity import PACKAGES, identify
 from kvmctl.plan.facts import QemuFacts
 from kvmctl.plan.features import FLOOR, is_supported
 from kvmctl.plan.replies import Replies, facts_from_replies, version_of
-
-BINARY: Final = "qemu-system-x86_64"
-ELSEWHERE: Final = ("/usr/libexec/qemu-kvm", "/usr/bin/kvm")
-"""Where distributions put it that don't put it on PATH under its own name: Red Hat's, and Debian's old wrapper."""
-
-PACKAGES: Final = (
-    "install it: apt install qemu-system-x86 (Debian, Ubuntu), dnf install qemu-kvm (Fedora, RHEL), "
-    "pacman -S qemu-base (Arch), zypper install qemu-x86 (openSUSE), apk add qemu-system-x86_64 (Alpine); "
-    "or set KVMCTL_QEMU to the path of a qemu-system-x86_64"
-)
 
 DEADLINE: Final = 20.0
 """Seconds a binary has to answer. It takes about 0.08 on an idle machine."""
@@ -67,22 +57,6 @@ _ARGUMENTS: Final = (
 )
 
 
-def find_qemu(explicit: str | None = None, *, env: Mapping[str, str]) -> str:
-    """The absolute path of the QEMU to use: `explicit`, else ``$KVMCTL_QEMU``, else the one the distribution installed.
-
-    A name without a slash is looked up on PATH. Raises QemuNotFound.
-    """
-    for asked, origin in ((explicit, "the spec"), (env.get("KVMCTL_QEMU"), "KVMCTL_QEMU")):
-        if asked:
-            if found := shutil.which(asked, path=env.get("PATH")):
-                return str(Path(found).absolute())
-            raise QemuNotFound(f"there is no executable {asked!r}, which {origin} names as QEMU", hint=PACKAGES)
-    for name in (BINARY, *ELSEWHERE):
-        if found := shutil.which(name, path=env.get("PATH")):
-            return str(Path(found).absolute())
-    raise QemuNotFound(f"QEMU was not found: no {BINARY} on PATH, no {' and no '.join(ELSEWHERE)}", hint=PACKAGES)
-
-
 def qemu_facts(path: str, *, cache: str | None, env: Mapping[str, str], remember: bool = True) -> QemuFacts:
     """What the QEMU at `path` can do, from the files in the directory `cache` if it is the binary they describe.
 
@@ -90,7 +64,7 @@ def qemu_facts(path: str, *, cache: str | None, env: Mapping[str, str], remember
     QemuNotFound, QemuTooOld and HostError.
     """
     firmwares = load_firmwares(env)
-    identity = probe_cache.identify(path, env=env) if cache is not None else None
+    identity = identify(path, env=env) if cache is not None else None
     if cache is None or identity is None:
         return replace(_derive(path, probe_qemu(path)), firmwares=firmwares)
     entry = probe_cache.Entry(Path(cache), path, identity)

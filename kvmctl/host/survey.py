@@ -20,8 +20,9 @@ import psutil
 
 from kvmctl.errors import HostError, QemuNotFound, QemuTooOld
 from kvmctl.host.firmware_switch import read_firmware_switch
+from kvmctl.host.identity import find_qemu
 from kvmctl.host.programs import PROGRAMS, find_program
-from kvmctl.host.qemu import find_qemu, qemu_facts
+from kvmctl.host.qemu import qemu_facts
 from kvmctl.host.record import (
     Cgroups,
     HugePages,

@@ -19,7 +19,8 @@ from kvmctl.runtime.sockets import connect_unix
 class Console:
     """The attached console of a running machine: what is sent goes to the guest, what is received came from it.
 
-    `fileno` is readable when the guest printed something; `receive` gives nothing once the machine has ended.
+    `fileno` is readable when the guest printed something; `receive` gives nothing once the machine has ended. Whoever
+    is attached must receive: QEMU holds the guest's output back, from the log too, while nobody takes it in.
     """
 
     def __init__(self, connection: socket.socket, lock: int, process: Process) -> None:
@@ -32,8 +33,9 @@ class Console:
         return self._connection.fileno()
 
     def send(self, data: bytes) -> None:
-        """Type `data`."""
-        self._connection.sendall(data)
+        """Type `data`, waiting until QEMU has it all. It is lost where the machine has ended, as `receive` tells."""
+        with suppress(ConnectionError):
+            self._connection.sendall(data)
 
     def receive(self, limit: int = 65536) -> bytes:
         """What the guest printed, at most `limit` bytes, waiting for the first; empty once the machine has ended."""

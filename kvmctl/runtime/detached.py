@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from kvmctl.errors import KvmctlError
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import listing, specs, store
 from kvmctl.runtime.begin import Beginning, begin
@@ -42,11 +43,16 @@ def start_detached(reference: str, *, name: str | None = None, roots: Roots | No
     if plan is None:
         prepared, machine = _prepare(entry)
         plan = prepared.plan
-        entry.save(plan, qemu=machine.qemu)
+        if prepared.is_lasting:
+            entry.save(plan, qemu=machine.qemu)
     plan = warn_of_logout(plan, roots)
     paths = roots.machine(plan.name)
     is_defined = listing.is_defined(plan.name, roots)
-    pid = _finish(begin(plan, paths, is_captive=False, is_defined=is_defined))
+    try:
+        pid = _finish(begin(plan, paths, is_captive=False, is_defined=is_defined))
+    except KvmctlError:
+        entry.discard()  # it may be the plan that no longer fits, in a way that no stamp tells
+        raise
     return Started(plan.name, pid, plan.warnings)
 
 

@@ -16,10 +16,7 @@ from hashlib import sha256
 from typing import Any
 
 from kvmctl.errors import KvmctlError
-from kvmctl.host import probe_cache
-from kvmctl.host.firmware import load_firmwares
-from kvmctl.host.kvm import probe
-from kvmctl.host.qemu import find_qemu
+from kvmctl.host.identity import find_qemu, identify, identify_host
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import files, specs
@@ -59,6 +56,11 @@ class Entry:
             record = {"digest": digest, "qemu": qemu, "plan": plan.dumps()}
             files.write_atomic(self._path, json.dumps(record).encode(), is_volatile=True)
 
+    def discard(self) -> None:
+        """Forget the plan."""
+        with suppress(OSError):
+            os.unlink(self._path)
+
     @property
     def _path(self) -> str:
         key = sha256(f"{self.spec}\0{self.name or ''}".encode()).hexdigest()[:32]
@@ -67,7 +69,7 @@ class Entry:
     def _digest(self, name: str, qemu: str | None) -> str | None:
         """The digest of all that the plan depends on; None where the QEMU has no identity to be trusted."""
         binary = find_qemu(qemu, env=os.environ)
-        identity = probe_cache.identify(binary, env=os.environ)
+        identity = identify(binary, env=os.environ)
         if identity is None:
             return None
         with open(self.spec, "rb") as file:
@@ -78,10 +80,9 @@ class Entry:
             name,
             asdict(self.roots),
             specs.read_pin(self.roots.machine(name)),
-            asdict(probe()),
             binary,
             identity,
-            [asdict(firmware) for firmware in load_firmwares(os.environ)],
+            identify_host(os.environ),
             list(_code()),
         )
         return sha256(json.dumps(parts, default=_plain, sort_keys=True).encode()).hexdigest()
@@ -104,6 +105,4 @@ def _code() -> Iterator[tuple[str, int, int]]:
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, frozenset):
-        return sorted(value)
     raise TypeError(value)

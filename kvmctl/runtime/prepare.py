@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass, replace
 
 from kvmctl.compile import compile_plan
+from kvmctl.host.identity import find_qemu
 from kvmctl.host.kvm import probe
-from kvmctl.host.qemu import find_qemu, qemu_facts
+from kvmctl.host.qemu import qemu_facts
 from kvmctl.plan.facts import HostFacts, QemuFacts
 from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Plan
@@ -24,6 +25,8 @@ class Prepared:
 
     plan: Plan
     paths: MachinePaths
+    is_lasting: bool = True
+    """The plan is good for the next start too; not where KVM was there and did not work, which may pass."""
 
 
 def prepare(
@@ -49,7 +52,7 @@ def prepare(
     qemu = qemu_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
     pinned = None if is_captive else specs.read_pin(paths)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
-    return Prepared(tie(plan, host, qemu) if is_captive else plan, paths)
+    return Prepared(tie(plan, host, qemu) if is_captive else plan, paths, is_lasting=host.kvm.state != "broken")
 
 
 def load_machine(machine: Machine | str | os.PathLike[str], *, roots: Roots | None = None) -> Machine:

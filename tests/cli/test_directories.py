@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from runtime.conftest import end_all
 
 from .conftest import PATIENCE, PROGRAM, Done, Kvmctl
 
@@ -62,6 +63,8 @@ def user(kvmctl: Kvmctl) -> Iterator[User]:
         for path in somebody.parts.values():
             path.chmod(0o700)
         somebody("kill", "web")
+        leaked = end_all(directory)
+        assert not leaked, f"left running: {leaked}"
 
 
 def test_a_running_machine_is_in_reach_when_no_spec_can_be_read(user: User) -> None:

@@ -24,8 +24,9 @@ from qemu_process import running  # noqa: E402
 from kvmctl.compile import compile_plan  # noqa: E402
 from kvmctl.errors import SpecError  # noqa: E402
 from kvmctl.guest import tiny  # noqa: E402
+from kvmctl.host.identity import find_qemu  # noqa: E402
 from kvmctl.host.kvm import probe  # noqa: E402
-from kvmctl.host.qemu import find_qemu, qemu_facts  # noqa: E402
+from kvmctl.host.qemu import qemu_facts  # noqa: E402
 from kvmctl.image import qemuimg  # noqa: E402
 from kvmctl.plan.model import Plan, Tap  # noqa: E402
 from kvmctl.plan.paths import Roots  # noqa: E402

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from kvmctl.host.qemu import find_qemu, probe_qemu
+from kvmctl.host.identity import find_qemu
+from kvmctl.host.qemu import probe_qemu
 from kvmctl.plan.option import Fd, Option, bare, jsonopt, keyval, text
 from kvmctl.plan.schema import Schema
 from kvmctl.testing.qapi import Recording, check_command, check_event, check_option, check_reply

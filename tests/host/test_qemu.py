@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from kvmctl.errors import HostError, QemuNotFound, QemuTooOld
-from kvmctl.host import qemu
-from kvmctl.host.qemu import QUERIES, find_qemu, probe_qemu, qemu_facts
+from kvmctl.host import identity, qemu
+from kvmctl.host.identity import find_qemu
+from kvmctl.host.qemu import QUERIES, probe_qemu, qemu_facts
 from kvmctl.plan.features import Feature
 from kvmctl.plan.replies import facts_from_replies
 
@@ -86,7 +87,7 @@ def test_a_binary_asked_for_that_is_not_there_is_never_replaced_by_another(tmp_p
 
 
 def test_without_qemu_the_error_names_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qemu, "ELSEWHERE", ())
+    monkeypatch.setattr(identity, "ELSEWHERE", ())
     with pytest.raises(QemuNotFound) as caught:
         find_qemu(env={"PATH": str(tmp_path)})
     for package in ("apt install qemu-system-x86", "dnf install qemu-kvm", "pacman -S qemu-base"):

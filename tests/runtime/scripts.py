@@ -147,10 +147,10 @@ def run_script(script: str, *words: str, env: Mapping[str, str] | None = None, w
 
 
 def start_script(script: str, *words: str) -> subprocess.Popen[str]:
-    """`run_script` that does not wait."""
+    """`run_script` that does not wait; whose script may, for the end of its stdin, which `communicate` closes."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", PRELUDE + script, *words],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

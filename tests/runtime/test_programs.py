@@ -121,7 +121,7 @@ def test_fixtures_of_pytest_in_two_workers(harness: Path) -> None:
 
 
 def test_a_pytest_that_is_killed_takes_its_machines_with_it(harness: Path) -> None:
-    hanging = HARNESS.replace("await vm.pause()", "print('pid', vm.pid, flush=True); import time; time.sleep(600)")
+    hanging = HARNESS.replace("await vm.pause()", "print('pid', vm.pid, flush=True); await vm.wait()")
     (harness / "test_harness.py").write_text(hanging)
     process = start("", "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--rootdir", str(harness), str(harness))
     assert process.stdout is not None

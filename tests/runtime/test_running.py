@@ -76,11 +76,9 @@ async def test_pausing_stops_the_guests_time() -> None:
 async def test_reset_boots_again() -> None:
     async with kvmctl.launch(tiny()) as vm:
         await vm.wait_for_console("^READY")
-        async with asyncio.TaskGroup() as group:
-            waiting = group.create_task(vm.wait_for_event("RESET"))
-            await asyncio.sleep(0)
-            await vm.reset()
-        assert waiting.result().name == "RESET"
+        was_reset = vm.wait_for_event("RESET")
+        await vm.reset()
+        assert (await was_reset).name == "RESET"
 
 
 @pytest.mark.parametrize(

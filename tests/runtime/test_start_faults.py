@@ -197,7 +197,7 @@ def test_a_launcher_killed_at_any_step_leaves_nothing(roots: Roots) -> None:
 @pytest.mark.parametrize("fault", ["interrupt", "error"])
 def test_a_beginning_that_fails_at_any_step_leaves_nothing(roots: Roots, fault: str) -> None:
     said = run_script(FAILING_AT_EVERY_STEP, fault)
-    assert int(said.split()[1]) > 50
+    assert int(said.split()[1]) > 25  # so many things a beginning asks of the system, or the hook missed them
 
 
 def test_a_full_disk_is_said_and_nothing_is_left(roots: Roots) -> None:

@@ -17,7 +17,8 @@ import pytest
 from qemu_process import Qemu, running
 
 from kvmctl.compile import compile_plan
-from kvmctl.host.qemu import find_qemu, qemu_facts
+from kvmctl.host.identity import find_qemu
+from kvmctl.host.qemu import qemu_facts
 from kvmctl.plan.facts import QemuFacts
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths, builtin_guest

@@ -1,0 +1,119 @@
+"""Whether the host and its QEMU are still what they were, told from files' stamps and without asking them anew.
+
+Where a start takes a plan from the cache this is all it looks at, so nothing is imported here that takes time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from kvmctl.errors import QemuNotFound
+
+BINARY: Final = "qemu-system-x86_64"
+ELSEWHERE: Final = ("/usr/libexec/qemu-kvm", "/usr/bin/kvm")
+"""Where distributions put it that don't put it on PATH under its own name: Red Hat's, and Debian's old wrapper."""
+
+PACKAGES: Final = (
+    "install it: apt install qemu-system-x86 (Debian, Ubuntu), dnf install qemu-kvm (Fedora, RHEL), "
+    "pacman -S qemu-base (Arch), zypper install qemu-x86 (openSUSE), apk add qemu-system-x86_64 (Alpine); "
+    "or set KVMCTL_QEMU to the path of a qemu-system-x86_64"
+)
+
+FIRMWARE_DIRECTORIES: Final = ("/usr/share/qemu/firmware", "/etc/qemu/firmware")
+"""The distribution's and the administrator's; the user's is ``$XDG_CONFIG_HOME/qemu/firmware``. Later ones win."""
+
+_NODES: Final = ("/dev/kvm", "/dev/vhost-net", "/dev/vhost-vsock", "/dev/net/tun")
+_BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
+_SCRIPT_LIMIT: Final = 64 << 10
+_MODULE_DIRECTORIES: Final = ("lib/qemu", "lib64/qemu", "lib/x86_64-linux-gnu/qemu")
+
+
+def find_qemu(explicit: str | None = None, *, env: Mapping[str, str]) -> str:
+    """The absolute path of the QEMU to use: `explicit`, else ``$KVMCTL_QEMU``, else the one the distribution installed.
+
+    A name without a slash is looked up on PATH. Raises QemuNotFound.
+    """
+    for asked, origin in ((explicit, "the spec"), (env.get("KVMCTL_QEMU"), "KVMCTL_QEMU")):
+        if asked:
+            if found := shutil.which(asked, path=env.get("PATH")):
+                return str(Path(found).absolute())
+            raise QemuNotFound(f"there is no executable {asked!r}, which {origin} names as QEMU", hint=PACKAGES)
+    for name in (BINARY, *ELSEWHERE):
+        if found := shutil.which(name, path=env.get("PATH")):
+            return str(Path(found).absolute())
+    raise QemuNotFound(f"QEMU was not found: no {BINARY} on PATH, no {' and no '.join(ELSEWHERE)}", hint=PACKAGES)
+
+
+def identify(path: str, *, env: Mapping[str, str]) -> str | None:
+    """The identity of the binary at `path`: another one when the binary or its set of modules is replaced.
+
+    A script counts together with every program it names by an absolute path. One that finds its QEMU in another way
+    has no identity that could be trusted: None.
+    """
+    try:
+        programs = _find_programs(Path(path))
+        stamps = [_stamp(file) for file in (*programs, *_find_module_directories(programs, env))]
+    except OSError:
+        return None
+    return json.dumps(stamps) if programs else None
+
+
+def _find_programs(path: Path) -> list[Path]:
+    """`path`, and what it runs if it is a script; empty if that can't be told."""
+    with path.open("rb") as file:
+        head = file.read(_SCRIPT_LIMIT)
+    if not head.startswith(b"#!"):
+        return [path]
+    body = head.partition(b"\n")[2].decode(errors="replace")
+    named = [Path(word) for word in dict.fromkeys(re.findall(r"/[^\s'\"=:;]+", body))]
+    programs = [file for file in named if file.is_file() and os.access(file, os.X_OK)]
+    return [path, *programs] if programs else []
+
+
+def _find_module_directories(programs: list[Path], env: Mapping[str, str]) -> Iterator[Path]:
+    """Where QEMU looks for modules: a package that adds one changes what it can do, and not the binary."""
+    asked = env.get("QEMU_MODULE_DIR")
+    prefixes = dict.fromkeys(program.resolve().parent.parent for program in programs)
+    candidates = [prefix / directory for prefix in prefixes for directory in _MODULE_DIRECTORIES]
+    yield from (directory for directory in (*([Path(asked)] if asked else ()), *candidates) if directory.is_dir())
+
+
+def _stamp(path: Path) -> list[str | int]:
+    status = path.stat()
+    return [str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def firmware_directories(env: Mapping[str, str], *, of_all: tuple[str, ...] = FIRMWARE_DIRECTORIES) -> tuple[str, ...]:
+    """Where firmware descriptors are looked for, the user's own last; by QEMU's docs/interop/firmware.json."""
+    config = env.get("XDG_CONFIG_HOME") or (f"{env['HOME']}/.config" if env.get("HOME") else "")
+    return (*of_all, *((f"{config}/qemu/firmware",) if config else ()))
+
+
+def identify_host(env: Mapping[str, str]) -> list[object]:
+    """What changes whenever something does that decides how a machine is compiled, a KVM that comes and goes apart."""
+    return [
+        Path(_BOOT_ID).read_text(encoding="ascii"),
+        [_stamp_node(node) for node in _NODES],
+        [os.geteuid(), os.getegid(), sorted(os.getgroups())],
+        [len(os.sched_getaffinity(0)), os.sysconf("SC_PHYS_PAGES")],
+        [
+            pool.read_text(encoding="ascii")
+            for pool in sorted(Path("/sys/kernel/mm/hugepages").glob("*/free_hugepages"))
+        ],
+        shutil.which("setpriv"),
+        [_stamp(file) for place in firmware_directories(env) for file in sorted(Path(place).glob("*.json"))],
+    ]
+
+
+def _stamp_node(path: str) -> list[int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_mode, status.st_uid, status.st_gid, status.st_rdev, status.st_ino, status.st_ctime_ns]
