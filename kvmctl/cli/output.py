@@ -146,7 +146,7 @@ def size(count: int) -> str:
 
 def duration(seconds: float) -> str:
     """`seconds` for people, to two units: ``4s``, ``2m 5s``, ``3d 1h``."""
-    left, parts = int(seconds), []
+    left, parts = max(0, int(seconds)), []  # below 0 where the clock was set back
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         amount, left = divmod(left, length)
         if amount:

@@ -16,11 +16,13 @@ from kvmctl.errors import AgentError, KvmctlError, NotRunning, QmpError, StateEr
 from kvmctl.guest.agent import Agent
 from kvmctl.guest.run import ExecResult, OnOutput, run
 from kvmctl.runtime import files, observe, ops
-from kvmctl.runtime.events import Event, State
+from kvmctl.runtime.events import Event, State, derive
 from kvmctl.runtime.handle import ASK_SECONDS, Handle
 from kvmctl.runtime.monitor import Monitor
 from kvmctl.runtime.sockets import connect_unix
 
+_HALTED = frozenset({State.PAUSED, State.SUSPENDED, State.PANICKED, State.IO_ERROR, State.SHUTDOWN})
+_RESUMABLE = frozenset({State.PAUSED, State.IO_ERROR})
 _PAGE = 4096
 """Bytes that a balloon takes at once."""
 
@@ -154,6 +156,13 @@ class Vm(Handle):
         async with self._told_of_its_end():
             await agent.wait()  # a serial port tells nobody that it was opened: the first answer does
 
+    def _check_halted(self) -> None:
+        """Raises AgentError where the guest does not run, so that nobody waits for what can't come."""
+        state = derive(self._journal.events()).state
+        if state in _HALTED:
+            hint = f"Let it go on: kvmctl resume {self.name}" if state in _RESUMABLE else ""
+            raise AgentError(f"nothing can be asked of the guest of {self.name!r}: it is {state}", hint=hint)
+
     @asynccontextmanager
     async def _told_of_its_end(self) -> AsyncIterator[None]:
         """An agent whose channel closes because the machine ends is a machine that has ended."""
@@ -177,6 +186,7 @@ class Vm(Handle):
 
         Raises AgentError, DeadlineExceeded, NotRunning; whoever stops waiting ends the command too.
         """
+        self._check_halted()
         async with self._told_of_its_end():
             return await run(self.agent(), argv, env=env, stdin=stdin, on_stdout=on_stdout, on_stderr=on_stderr)
 

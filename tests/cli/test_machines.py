@@ -171,6 +171,15 @@ def test_exec_says_when_it_was_kvmctl_that_failed(web: Kvmctl) -> None:
     assert web("exec", "nobody", "--", "true").returncode == 125
 
 
+def test_exec_in_a_machine_that_is_paused_does_not_wait(web: Kvmctl) -> None:
+    web.ok("pause", "web")
+    done = web("exec", "web", "--", "true")
+    assert done.returncode == 125
+    assert done.stderr == (
+        "error: nothing can be asked of the guest of 'web': it is paused\nhint: Let it go on: kvmctl resume web\n"
+    )
+
+
 def test_memory_can_be_asked_back_with_a_balloon(kvmctl: Kvmctl) -> None:
     (kvmctl.directory / "big.toml").write_text("memory = '64MiB'\nfirmware = 'qboot.rom'\n")
     kvmctl.ok("start", "./big.toml")

@@ -96,7 +96,7 @@ def test_sizes_are_told_in_powers_of_1024(count: int, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0, "0s"), (0.9, "0s"), (59, "59s"), (125, "2m 5s"), (3600, "1h"), (90061, "1d 1h"), (86401, "1d 1s")],
+    [(-5, "0s"), (0, "0s"), (0.9, "0s"), (59, "59s"), (125, "2m 5s"), (3600, "1h"), (90061, "1d 1h"), (86401, "1d 1s")],
 )
 def test_durations_are_told_in_two_units(seconds: float, words: str) -> None:
     assert output.duration(seconds) == words

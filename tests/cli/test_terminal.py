@@ -175,6 +175,7 @@ def test_leaving_a_console_leaves_the_machine_running(kvmctl: Kvmctl) -> None:
         held.type(b"ab")
         held.expect(b"<b>")
         held.type(LEAVE)
+        held.expect(b"\nleft 'tiny', which runs on")
         assert held.wait() == 0
     assert kvmctl.ok("list", "--quiet") == "tiny\n"
     kvmctl.ok("kill", "tiny")
