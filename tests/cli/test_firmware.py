@@ -42,4 +42,5 @@ def test_a_start_that_failed_leaves_no_uefi_variables(kvmctl: Kvmctl) -> None:
     done = kvmctl("start", "./web.toml")
     assert done.returncode == 9
     assert "nonsense" in done.stderr
+    assert f"hint: See the command line: kvmctl argv {kvmctl.directory}/web.toml\n" in done.stderr
     assert not (kvmctl.directory / "state").exists()
