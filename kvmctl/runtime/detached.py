@@ -31,8 +31,8 @@ class Started:
 def start_detached(reference: str, *, name: str | None = None, roots: Roots | None = None) -> Started:
     """Start the machine of the spec that `reference` names or is the file of, under `name` or its own.
 
-    Raises AlreadyRunning, SpecError, NotFound, HostError, LaunchFailed; RuntimeError where an event loop runs, which
-    has `kvmctl.start`.
+    Raises AlreadyRunning, SpecError, NotFound, HostError, LaunchFailed. Where an event loop runs it refuses
+    to, before anything is touched: that has `kvmctl.start`.
     """
     _refuse_within_loop()
     roots = roots or store.find_roots()
