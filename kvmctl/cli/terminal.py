@@ -1,7 +1,7 @@
 """This terminal, joined to a machine's console.
 
-What the guest prints is read from the console's log, in which nothing is ever missing; what is typed goes to its
-socket. Typing in raw mode, every key is the guest's but one.
+What the guest prints is read from the console's log, in which nothing is ever missing, if one is kept; what is typed
+goes to its socket. Typing in raw mode, every key is the guest's but one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import select
 import sys
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from signal import Signals
 from typing import Final
@@ -28,8 +28,12 @@ async def join(vm: Vm, console: Console, *, from_now: bool, leave_on: tuple[Sign
     """Join this terminal to `console` until the machine ends (True), or it was left by its key or a signal (False)."""
     with _raw_mode():
         async with asyncio.TaskGroup() as group:
-            showing = group.create_task(_show(vm, from_now=from_now))
-            others = [group.create_task(_type(console, left=showing)), group.create_task(_discard(console))]
+            if vm.has_console_log:
+                showing = group.create_task(_show(vm, from_now=from_now))
+                hearing = group.create_task(_hear(console, on_data=None))
+            else:
+                showing = hearing = group.create_task(_hear(console, on_data=output.emit_bytes))
+            others = [group.create_task(_type(console, left=showing)), hearing]
             for number in leave_on:
                 asyncio.get_running_loop().add_signal_handler(number, showing.cancel)
             showing.add_done_callback(lambda _: [task.cancel() for task in others])
@@ -67,10 +71,12 @@ async def _send(console: Console, data: bytes, *, may_drop: bool) -> None:
     console.send(data)
 
 
-async def _discard(console: Console) -> None:
-    """Take in what the console says, which the log has too, so that QEMU has somewhere to put it."""
+async def _hear(console: Console, *, on_data: Callable[[bytes], None] | None) -> None:
+    """Take in what the console says, for nobody if the log has it too, so that QEMU has somewhere to put it."""
     await _wait_readable(console.fileno())
-    while console.receive():
+    while data := console.receive():
+        if on_data is not None:
+            on_data(data)
         await _wait_readable(console.fileno())
 
 

@@ -46,7 +46,7 @@ class Beginning:
         self.undo.close()
         if status is None or not isinstance(cause, KvmctlError):
             return cause
-        return verdict.explain(self.plan.name, status=status, log=log)
+        return verdict.explain(self.plan.name, source=self.plan.source, status=status, log=log)
 
     def _end_child(self, *, is_dying: bool) -> int | None:
         """QEMU's exit status if it ended by itself; None if it had to be killed."""

@@ -115,6 +115,22 @@ def how_to_start(name: str, roots: Roots) -> str:
     return f"kvmctl start {builtin or shlex.quote(source)} --name {name}"
 
 
+def no_console_log(name: str) -> NotFound:
+    """The error for a console that is only heard by who listens."""
+    return NotFound(
+        f"no log is kept of the console of {name!r}",
+        hint="Have one kept: [[serials]] with log = true, as without any mention of serials.",
+    )
+
+
+def has_console_log(paths: MachinePaths) -> bool:
+    """Whether what the first console prints, or printed in the last run, is kept; as far as its plan tells."""
+    with suppress(OSError, ValueError):
+        consoles = _read_plan(paths).get("consoles")
+        return not isinstance(consoles, list) or bool(consoles and consoles[0].get("log"))
+    return True
+
+
 def unknown(name: str, names: set[str]) -> NotFound:
     """The error for a machine that does not exist."""
     near = difflib.get_close_matches(name, names, n=3)

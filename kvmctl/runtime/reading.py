@@ -39,9 +39,11 @@ class Happening(NamedTuple):
 def read_log(name: str, log: Log, *, follow: bool = False, roots: Roots | None = None) -> Iterator[bytes]:
     """The log of the machine's present or last run, in pieces; with `follow` until the machine ends.
 
-    Raises NotFound where there is no such machine, or it never ran.
+    Raises NotFound where there is no such machine, it never ran, or keeps no log.
     """
     paths = _find_run(name, roots)
+    if log is Log.CONSOLE and not listing.has_console_log(paths):
+        raise listing.no_console_log(name)
     path = paths.console_log if log is Log.CONSOLE else paths.qemu_log
     with Tail(path) as tail:
         for _ in _changes(paths, path) if follow else range(1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from shlex import quote
 
 from kvmctl.errors import HostError, ImageBusy, ImageError, KvmctlError, KvmUnavailable, LaunchFailed, PortBusy
 
@@ -65,16 +66,16 @@ _RULES = (
 )
 
 
-def explain(name: str, *, status: int | None, log: str) -> KvmctlError:
-    """The error for a QEMU that ended with `status` (negative for a signal) and printed `log`."""
+def explain(name: str, *, source: str, status: int | None, log: str) -> KvmctlError:
+    """The error for a QEMU that was started by the spec in the file `source`, ended with `status` (negative for a
+    signal) and printed `log`."""
     log = _unstamp(log)
     ended = _describe(status)
     for rule in _RULES:
         if rule.pattern.search(log):
             return rule.make(f"cannot start {name!r}: {rule.summary}", detail=log, hint=rule.hint)
-    return LaunchFailed(
-        f"QEMU {ended} while starting {name!r}", detail=log, hint=f"See the command line: kvmctl argv {name}"
-    )
+    hint = f"See the command line: kvmctl argv {quote(source)}"
+    return LaunchFailed(f"QEMU {ended} while starting {name!r}", detail=log, hint=hint)
 
 
 def _describe(status: int | None) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from kvmctl.errors import AgentError, KvmctlError, NotRunning, QmpError, StateError
 from kvmctl.guest.agent import Agent
 from kvmctl.guest.run import ExecResult, OnOutput, run
-from kvmctl.runtime import files, observe, ops
+from kvmctl.runtime import files, listing, observe, ops
 from kvmctl.runtime.events import Event, State, derive
 from kvmctl.runtime.handle import ASK_SECONDS, Handle
 from kvmctl.runtime.monitor import Monitor
@@ -203,11 +203,19 @@ class Vm(Handle):
         """
         return observe.wait_for_event(self.paths, self._process, name)
 
+    @property
+    def has_console_log(self) -> bool:
+        """Whether what the first console prints is kept, to be read at any time."""
+        return bool(self.plan.consoles and self.plan.consoles[0].log)
+
     async def wait_for_console(self, pattern: str) -> str:
         """The console's first line in which the regular expression `pattern` is found, printed before now or after.
 
-        Raises NotRunning where the machine ends without it, KvmctlError where that is no regular expression.
+        Raises NotRunning where the machine ends without it, KvmctlError where that is no regular expression, NotFound
+        where no log is kept of the console.
         """
+        if not self.has_console_log:
+            raise listing.no_console_log(self.name)
         return await observe.wait_for_console(self.paths, self._process, pattern)
 
     def console_output(self, *, from_now: bool = False) -> AsyncGenerator[bytes, None]:

@@ -181,6 +181,18 @@ def test_leaving_a_console_leaves_the_machine_running(kvmctl: Kvmctl) -> None:
     kvmctl.ok("kill", "tiny")
 
 
+def test_a_console_without_a_log_is_shown_as_it_speaks(kvmctl: Kvmctl) -> None:
+    spec = "memory = '16MiB'\nfirmware = 'qboot.rom'\nserials = [{ log = false }]\n[boot]\nkernel = 'builtin:tiny'\n"
+    (kvmctl.directory / "mute.toml").write_text(spec)
+    kvmctl.ok("start", "./mute.toml")
+    with terminal(kvmctl, "console", "mute") as held:
+        held.expect(b"Ctrl-]")
+        held.type(b"a")
+        held.expect(b"<a>")
+        held.type(b"q")
+        assert held.wait() == 0
+
+
 def test_one_terminal_at_a_time_can_type(kvmctl: Kvmctl) -> None:
     kvmctl.ok("start", "tiny")
     with terminal(kvmctl, "console", "tiny") as held:

@@ -163,6 +163,19 @@ def test_an_event_that_can_never_come_is_not_waited_for(kvmctl: Kvmctl) -> None:
     assert "event:SHUTDOWN" in done.stderr
 
 
+@pytest.mark.parametrize("serials", ["[{ log = false }]", "[]"])
+def test_what_keeps_no_log_is_not_waited_for_in_vain(kvmctl: Kvmctl, serials: str) -> None:
+    spec = f"memory = '16MiB'\nfirmware = 'qboot.rom'\nserials = {serials}\n"
+    (kvmctl.directory / "web.toml").write_text(spec)
+    kvmctl.ok("start", "./web.toml")
+    for words in (["wait", "web", "--for", "console:READY"], ["logs", "web"], ["logs", "--follow", "web"]):
+        done = kvmctl(*words)
+        assert done.returncode == 4
+        assert "no log is kept of the console of 'web'" in done.stderr
+    assert kvmctl.ok("logs", "--qemu", "web") == ""
+    kvmctl.ok("kill", "web")
+
+
 def test_a_pattern_that_is_none_is_told(web: Kvmctl) -> None:
     done = web("wait", "web", "--for", "console:(")
     assert done.returncode == 1

@@ -33,7 +33,7 @@ BINARY = "qemu-system-x86_64: "
     ],
 )
 def test_the_error_says_what_went_wrong_and_keeps_qemus_words(log: str, kind: type[KvmctlError]) -> None:
-    error = explain("web", status=1, log=log)
+    error = explain("web", source="/etc/web server.toml", status=1, log=log)
 
     assert type(error) is kind
     assert "'web'" in error.summary
@@ -42,7 +42,9 @@ def test_the_error_says_what_went_wrong_and_keeps_qemus_words(log: str, kind: ty
 
 
 def test_times_before_the_lines_are_left_out() -> None:
-    error = explain("web", status=1, log="2026-11-20T06:48:00.123456Z qemu-system-x86_64: -m 1: no\n")
+    error = explain(
+        "web", source="/etc/web server.toml", status=1, log="2026-11-20T06:48:00.123456Z qemu-system-x86_64: -m 1: no\n"
+    )
 
     assert error.detail == "qemu-system-x86_64: -m 1: no"
 
@@ -51,4 +53,4 @@ def test_times_before_the_lines_are_left_out() -> None:
     ("status", "words"), [(1, "exited with status 1"), (-9, "was killed by signal 9"), (None, "closed its monitor")]
 )
 def test_the_summary_says_how_qemu_ended(status: int | None, words: str) -> None:
-    assert words in explain("web", status=status, log="").summary
+    assert words in explain("web", source="/etc/web server.toml", status=status, log="").summary

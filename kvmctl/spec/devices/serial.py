@@ -47,7 +47,10 @@ class Serial(Device):
     reason: ClassVar[str] = "every firmware and kernel can speak to a serial port; logged from the first byte"
 
     id: Id | None = Field(default=None, description="The port's id in QEMU; 'serial' and its number unless given.")
-    log: Bool = Field(default=True, description="Keep everything it prints in a file.")
+    log: Bool = Field(
+        default=True,
+        description="Keep everything it prints, in a file that grows as long as the machine runs.",
+    )
 
     def device_id(self, index: int) -> str:
         """The port's id in QEMU."""
@@ -71,7 +74,10 @@ class VirtioConsole(Device):
     """A virtio console, ``/dev/hvc0`` and on in the guest: fast, but silent until the guest's driver runs."""
 
     id: Id | None = Field(default=None, description="The console's id in QEMU; 'console' and its number unless given.")
-    log: Bool = Field(default=True, description="Keep everything it prints in a file.")
+    log: Bool = Field(
+        default=True,
+        description="Keep everything it prints, in a file that grows as long as the machine runs.",
+    )
 
     def device_id(self, index: int) -> str:
         """The console's id in QEMU."""
