@@ -53,9 +53,9 @@ async def wait_ended(process: Process, *, seconds: float | None = None) -> bool:
     return process.wait(0)
 
 
-async def changes(paths: MachinePaths, process: Process) -> AsyncGenerator[None, None]:
-    """Now, then whenever a file of the run directory changes, and a last time when the machine has ended."""
-    with Watch(paths) as watch:
+async def changes(path: str, process: Process) -> AsyncGenerator[None, None]:
+    """Now, then whenever the file at `path` is written to, and a last time when the machine has ended."""
+    with Watch(path) as watch:
         while True:
             has_ended = process.wait(0)  # looked at before the caller reads: nothing is written after the end
             yield
@@ -71,7 +71,7 @@ async def follow_events(paths: MachinePaths, process: Process) -> AsyncGenerator
     The launcher's note of the exit status comes after that, soon enough to be seen or not: so it never is.
     """
     with Tail(paths.journal) as tail:
-        async with aclosing(changes(paths, process)) as ticks:
+        async with aclosing(changes(paths.journal, process)) as ticks:
             async for _ in ticks:
                 for event in parse_lines(tail.lines()):
                     if event.name != EXIT:
@@ -81,7 +81,7 @@ async def follow_events(paths: MachinePaths, process: Process) -> AsyncGenerator
 async def follow_console(paths: MachinePaths, process: Process, *, offset: int) -> AsyncGenerator[bytes, None]:
     """What the first console prints from byte `offset` on, as it comes, until the machine ends."""
     with Tail(paths.console_log, offset=offset) as tail:
-        async with aclosing(changes(paths, process)) as ticks:
+        async with aclosing(changes(paths.console_log, process)) as ticks:
             async for _ in ticks:
                 for piece in tail.pieces():
                     yield piece
@@ -100,7 +100,7 @@ def wait_for_event(paths: MachinePaths, process: Process, name: str) -> Coroutin
 
     async def wait() -> Event:
         with tail:
-            return await _until(paths, process, find, f"the event {name!r}")
+            return await _until(paths, paths.journal, process, find, f"the event {name!r}")
 
     return wait()
 
@@ -121,7 +121,7 @@ async def wait_for_console(paths: MachinePaths, process: Process, pattern: str) 
             found = (line for piece in tail.pieces() for line in lines.feed(piece) if search.search(line))
             return next(found, None)
 
-        return await _until(paths, process, find, f"{pattern!r} on the console")
+        return await _until(paths, paths.console_log, process, find, f"{pattern!r} on the console")
 
 
 class _Lines:
@@ -146,11 +146,11 @@ async def wait_for_agent_channel(paths: MachinePaths, process: Process) -> None:
             seen.extend(parse_lines(tail.lines()))
             return derive(seen).agent_open or None
 
-        await _until(paths, process, find, "the guest agent's first sign of life")
+        await _until(paths, paths.journal, process, find, "the guest agent's first sign of life")
 
 
-async def _until(paths: MachinePaths, process: Process, find: Callable[[], T | None], what: str) -> T:
-    async with aclosing(changes(paths, process)) as ticks:
+async def _until(paths: MachinePaths, path: str, process: Process, find: Callable[[], T | None], what: str) -> T:
+    async with aclosing(changes(path, process)) as ticks:
         async for _ in ticks:
             found = find()
             if found is not None:

@@ -17,7 +17,7 @@ from kvmctl.plan.paths import MachinePaths, Roots, is_name
 from kvmctl.runtime import files, listing, store
 from kvmctl.runtime.events import Event, parse_lines
 from kvmctl.runtime.journal import Tail
-from kvmctl.runtime.watch import Watch, watch_directory
+from kvmctl.runtime.watch import Watch, watch_path
 
 
 class Log(StrEnum):
@@ -44,8 +44,9 @@ def read_log(name: str, log: Log, *, follow: bool = False, roots: Roots | None =
     paths = _find_run(name, roots)
     if log is Log.CONSOLE and not listing.has_console_log(paths):
         raise listing.no_console_log(name)
-    with Tail(paths.console_log if log is Log.CONSOLE else paths.qemu_log) as tail:
-        for _ in _changes(paths) if follow else range(1):
+    path = paths.console_log if log is Log.CONSOLE else paths.qemu_log
+    with Tail(path) as tail:
+        for _ in _changes(paths, path) if follow else range(1):
             yield from tail.pieces()
 
 
@@ -53,7 +54,7 @@ def read_events(name: str, *, follow: bool = False, roots: Roots | None = None) 
     """Every event of the machine's present or last run; with `follow` until the machine ends. Raises NotFound."""
     paths = _find_run(name, roots)
     with Tail(paths.journal) as tail:
-        for _ in _changes(paths) if follow else range(1):
+        for _ in _changes(paths, paths.journal) if follow else range(1):
             for event in parse_lines(tail.lines()):
                 yield Happening(name, event)
 
@@ -77,13 +78,13 @@ def _find_run(name: str, roots: Roots | None) -> MachinePaths:
     return paths
 
 
-def _changes(paths: MachinePaths) -> Iterator[None]:
-    """Now, then whenever a file of the run directory changes, and a last time when the machine has ended."""
+def _changes(paths: MachinePaths, path: str) -> Iterator[None]:
+    """Now, then whenever the file at `path` is written to, and a last time when the machine has ended."""
     process = store.find_process(paths)
     if process is None:
         yield
         return
-    with process, Watch(paths, process) as watch:
+    with process, Watch(path, process) as watch:
         while True:
             has_ended = process.wait(0)  # looked at before the caller reads: nothing is written after the end
             yield
@@ -117,7 +118,7 @@ class _Journals:
         self._roots = roots
         self._open: dict[str, _Journal] = {}
         files.make_private_dir(roots.runtime)
-        self._inotify = watch_directory(roots.runtime, flags.CREATE | flags.MOVED_TO)
+        self._inotify = watch_path(roots.runtime, flags.CREATE | flags.MOVED_TO)
 
     def read(self) -> list[Happening]:
         """What was written since the last call, by time."""

@@ -106,7 +106,7 @@ class Vm(Handle):
 
     async def wait_for_balloon(self, size: int) -> ops.Balloon:
         """Wait until the guest has `size` bytes, to the page. Raises NotRunning where the machine ends before it."""
-        async for _ in observe.changes(self.paths, self._process):  # BALLOON_CHANGE is in the journal
+        async for _ in observe.changes(self.paths.journal, self._process):  # BALLOON_CHANGE is in the journal
             found = await self.balloon()
             if abs(found.actual - size) < _PAGE:
                 return found

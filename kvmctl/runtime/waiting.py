@@ -13,7 +13,7 @@ from kvmctl.plan.paths import Roots
 from kvmctl.runtime import files, listing, observe, store
 from kvmctl.runtime.attach import attach
 from kvmctl.runtime.events import State
-from kvmctl.runtime.watch import watch_directory
+from kvmctl.runtime.watch import watch_path
 
 Kind: TypeAlias = Literal["running", "stopped", "agent", "console", "event"]
 
@@ -70,7 +70,7 @@ async def wait_for(name: str, condition: Condition, *, roots: Roots | None = Non
 async def _running(name: str, roots: Roots) -> str:
     paths = roots.machine(name)
     files.make_private_dir(roots.runtime)
-    with watch_directory(roots.runtime, flags.CREATE | flags.MOVED_TO) as inotify:
+    with watch_path(roots.runtime, flags.CREATE | flags.MOVED_TO) as inotify:
         while True:
             with suppress(OSError):  # it may not be there yet; watched before it is looked at, so nothing is missed
                 inotify.add_watch(paths.run, flags.CREATE | flags.MODIFY | flags.MOVED_TO)

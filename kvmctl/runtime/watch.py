@@ -1,4 +1,4 @@
-"""Following a machine's files without asking again and again: inotify on its run directory, the pidfd for its end.
+"""Following a machine's files without asking again and again: inotify for what is written, the pidfd for its end.
 
 No asyncio here, so that commands that only watch don't pay for it; a `Watch` has a ``fileno`` for an event loop to
 wait on.
@@ -15,21 +15,21 @@ from typing import Self
 from inotify_simple import INotify, flags
 
 from kvmctl.errors import StateError
-from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime import files
 from kvmctl.runtime.process import Process
 
 
 class Watch:
-    """Wakes up when a file in a run directory changes, and when the machine's process ends.
+    """Wakes up when a file is written to, and when the machine's process ends.
 
-    `fileno` is readable on a change, for an event loop; without one, use `wait`.
+    Only that file: its neighbours may be a console that writes a byte at a time. `fileno` is readable on a change,
+    for an event loop; without one, use `wait`.
     """
 
-    def __init__(self, paths: MachinePaths, process: Process | None = None) -> None:
-        """Raises StateError. In a directory that has been cleared away nothing changes any more."""
+    def __init__(self, path: str, process: Process | None = None) -> None:
+        """Raises StateError. A file that has been cleared away is not written to any more."""
         self._process = process
-        self._inotify = watch_directory(paths.run, flags.MODIFY | flags.CREATE | flags.DELETE | flags.MOVED_TO)
+        self._inotify = watch_path(path, flags.MODIFY)
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
@@ -61,8 +61,8 @@ class Watch:
         self.close()
 
 
-def watch_directory(path: str, mask: int) -> INotify:
-    """What is readable when something in `mask` happens in `path`, if that is there. Raises StateError."""
+def watch_path(path: str, mask: int) -> INotify:
+    """What is readable when something in `mask` happens to `path`, or in it, if it is there. Raises StateError."""
     with ExitStack() as stack:
         try:
             inotify = stack.enter_context(closing(INotify(nonblocking=True)))

@@ -163,10 +163,10 @@ import resource
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime.watch import Watch
 paths = MachinePaths("web", sys.argv[1], sys.argv[1])
-Watch(paths).close()  # the first one looks for the C library
+Watch(paths.run).close()  # the first one looks for the C library
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
 try:
-    Watch(paths)
+    Watch(paths.run)
 except kvmctl.StateError as error:
     print(error)
 """
