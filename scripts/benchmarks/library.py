@@ -37,7 +37,7 @@ async def measure() -> list[Row]:
         ordinary = machine(directory)
         async with kvmctl.launch(ordinary):
             pass  # makes the disks, and the first probe of QEMU
-        plan = kvmctl.prepare(ordinary).plan
+        plan = kvmctl.prepare(ordinary, is_captive=True).plan  # with what ties QEMU to its launcher: the same command
 
         async def ours() -> float:
             began = time.perf_counter()
