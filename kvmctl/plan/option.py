@@ -15,7 +15,7 @@ numbers.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
@@ -88,6 +88,21 @@ def keyvals(flag: str, lead: str | Fd | None, body: Mapping[str, Value], *, why:
 def jsonopt(flag: str, body: Mapping[str, Value], *, why: str) -> Option:
     """``-flag {...}`` for the flags that take JSON: device, blockdev, netdev, object, audiodev, display."""
     return Option(flag, Form.JSON, why, body=dict(body))
+
+
+def descriptor_names(value: Value) -> Iterator[str]:
+    """The names of the descriptors in a value, however deep."""
+    match value:
+        case Fd(name):
+            yield name
+        case Fds(names):
+            yield from names
+        case Mapping():
+            for item in value.values():
+                yield from descriptor_names(item)
+        case list() | tuple():
+            for item in value:
+                yield from descriptor_names(item)
 
 
 def render(options: Iterable[Option], fds: Mapping[str, int | str]) -> list[str]:

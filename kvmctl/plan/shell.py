@@ -14,7 +14,7 @@ from shlex import join, quote
 from typing import Final, assert_never
 
 from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, Listen, OpenFile, Plan, Step, StoreSecret, Tap
-from kvmctl.plan.option import Fd, Fds, Option, Value, render_option
+from kvmctl.plan.option import Option, Value, descriptor_names, render_option
 
 _REDIRECTIONS: Final = {"read": "<", "write": "<>", "append": ">>"}
 _HANDED_OVER: Final = frozenset({"fd", "fds", "vhostfd", "vhostfds"})
@@ -22,7 +22,7 @@ _HANDED_OVER: Final = frozenset({"fd", "fds", "vhostfd", "vhostfds"})
 
 def readable(plan: Plan) -> list[tuple[list[str], str]]:
     """The words of every option and why it is there; descriptors, which have no numbers yet, by name: ``fd=<qmp>``."""
-    names = {name: f"<{name}>" for option in plan.options for name in _names((option.lead, option.body))}
+    names = {name: f"<{name}>" for option in plan.options for name in descriptor_names((option.lead, option.body))}
     return [(render_option(option, names), option.why) for option in plan.options]
 
 
@@ -44,28 +44,13 @@ def shell_script(plan: Plan) -> str:
     return "\n".join([*lines, " \\\n  ".join(words)])
 
 
-def _names(value: Value) -> Iterator[str]:
-    """The descriptors in a value."""
-    match value:
-        case Fd(name):
-            yield name
-        case Fds(names):
-            yield from names
-        case Mapping():
-            for item in value.values():
-                yield from _names(item)
-        case list() | tuple():
-            for item in value:
-                yield from _names(item)
-
-
 def _standalone(plan: Plan) -> Iterator[Option]:
     """The options, with what a launcher would hand over opened by QEMU, and without what only a launcher can serve."""
     paths = {source.fd: source.path for source in plan.fds if isinstance(source, Listen)}
     taps = {name: source for source in plan.fds if isinstance(source, Tap) for name in source.fds}
     served = {option.body["id"] for option in plan.options if option.flag == "chardev" and _is_served(option, paths)}
     for option in plan.options:
-        fds = list(_names((option.lead, option.body)))
+        fds = list(descriptor_names((option.lead, option.body)))
         match option.flag:
             case "S":
                 continue
@@ -84,7 +69,7 @@ def _standalone(plan: Plan) -> Iterator[Option]:
 
 def _is_served(option: Option, paths: Mapping[str, str]) -> bool:
     """Whether the other end of a stream is the launcher itself: the socket pair and the journal."""
-    fds = list(_names(option.body))
+    fds = list(descriptor_names(option.body))
     return option.lead == "stdio" or bool(fds and fds[0] not in paths)
 
 

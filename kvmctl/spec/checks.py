@@ -9,7 +9,7 @@ from typing import Final
 
 from kvmctl.errors import Problem
 from kvmctl.plan.model import FdSource, Input, Listen, OpenFile, Pair, Tap, VhostNet
-from kvmctl.plan.option import Fd, Fds, Option, Value
+from kvmctl.plan.option import Option, descriptor_names
 from kvmctl.spec.context import Lowered
 
 _ID_KEYS: Final[Mapping[str, str]] = {
@@ -72,7 +72,7 @@ def _addresses_of_cards(options: Iterable[Option]) -> Iterator[tuple[str, str]]:
 
 
 def _descriptors(options: Iterable[Option], sources: Iterable[FdSource]) -> Iterator[Problem]:
-    used = sorted(name for option in options for name in (*_fds(option.lead), *_fds(option.body)))
+    used = sorted(name for option in options for name in descriptor_names((option.lead, option.body)))
     made = sorted(name for source in sources for name in _names(source))
     if used != made:
         yield Problem("", f"descriptors {used} are used and {made} are made")
@@ -84,17 +84,3 @@ def _names(source: FdSource) -> tuple[str, ...]:
             return (fd,)
         case Tap(fds) | VhostNet(fds):
             return fds
-
-
-def _fds(value: Value) -> Iterator[str]:
-    match value:
-        case Fd(name):
-            yield name
-        case Fds(names):
-            yield from names
-        case Mapping():
-            for item in value.values():
-                yield from _fds(item)
-        case list() | tuple():
-            for item in value:
-                yield from _fds(item)
