@@ -179,6 +179,8 @@ class Guest:
     balloon: bool = False
     vnc: bool = False
     display: bool = False
+    user: str | None = None
+    """The user to log in as over ssh; None where the spec says nothing of the guest's users."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,26 @@ class MachinePaths:
         """Journals of earlier runs, one summary a line, bounded."""
         return join(self.state, "history.jsonl")
 
+    @property
+    def ssh(self) -> str:
+        """Keys made for logging in to the guest: as long-lived as its disks."""
+        return join(self.state, "ssh")
+
+    @property
+    def ssh_key(self) -> str:
+        """The private key that kvmctl logs in with; the public one is beside it, as ``.pub``."""
+        return join(self.ssh, "id_ed25519")
+
+    @property
+    def ssh_host_key(self) -> str:
+        """The guest's private host key, given to it at first boot; the public one is beside it, as ``.pub``."""
+        return join(self.ssh, "host_ed25519")
+
+    @property
+    def known_hosts(self) -> str:
+        """The guest's public host key as ssh reads it, so that nobody is asked to trust what was never seen."""
+        return join(self.ssh, "known_hosts")
+
     def socket(self, stem: str) -> str:
         """The socket of a channel or console beyond the first, by its id."""
         return join(self.run, f"{stem}.sock")
