@@ -65,7 +65,7 @@ async def run_captured(turn: Turn, argv: Sequence[str], *, stdin: bytes = b"") -
     return end
 
 
-def check_command(argv: Sequence[str], *, stdin: bytes = b"") -> None:
+def check_command(argv: Sequence[str], *, stdin: bytes | bytearray = b"") -> None:
     """Raises AgentError for a command that no agent could be given."""
     if isinstance(argv, str):  # which is a sequence of words of one letter
         raise AgentError(f"{argv!r} is one word, and a command is a list of them", hint=f'["sh", "-c", {argv!r}]')
