@@ -63,6 +63,8 @@ class LocalCommands:
         return {"pid": process.pid}
 
     def status(self, pid: int) -> object:
+        for other, _ in self._processes.values():
+            other.poll()  # an agent collects its children whether they are asked after or not
         process, files = self._processes[pid]
         code = process.poll()
         if code is None:
