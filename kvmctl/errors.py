@@ -22,7 +22,8 @@
     │   └── MonitorLost                   … or hung up in the middle
     ├── AgentError                   12   the guest agent is absent, refused, or talks nonsense
     ├── ImageError                   13   a disk image can't be made or read
-    └── StateError                   14   files of kvmctl's own can't be read or written
+    ├── StateError                   14   files of kvmctl's own can't be read or written
+    └── CopyFailed                   17   a file can't be copied into the guest or out of it
 
 A summary says what happened with the values quoted, the detail is the evidence (QEMU's own words), the hint is what
 to do next. Only ``kvmctl.cli`` prints these or turns them into an exit status. Imports nothing.
@@ -199,3 +200,9 @@ class StateError(KvmctlError):
     """A file of kvmctl's own can't be read or written."""
 
     exit_code = 14
+
+
+class CopyFailed(KvmctlError):
+    """A file can't be copied into the guest or out of it; what was there before is there still."""
+
+    exit_code = 17

@@ -28,9 +28,9 @@ def parse_reply(line: bytes, *, command: str) -> Any:
             return result
         case {"error": {"class": str(error_class), "desc": str(description)}}:
             raise AgentError(
-                f"the guest agent refused {command!r}: {_printable(description)}",
+                f"the guest agent refused {command!r}: {printable(description)}",
                 hint=_FORBIDDEN if error_class == "CommandNotFound" else "",
-                error_class=_printable(error_class),
+                error_class=printable(error_class),
             )
         case _:
             raise AgentError(f"the guest agent answered {command!r} with nonsense", detail=quote(line))
@@ -82,6 +82,6 @@ def _load(line: bytes) -> object:
     return value
 
 
-def _printable(text: str) -> str:
-    """A guest's words without what would drive a terminal."""
+def printable(text: str) -> str:
+    """A guest's words, cut, without what would drive a terminal."""
     return "".join(char if char.isprintable() else "�" for char in text[:_QUOTED_MAX])
