@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kvmctl.errors import AlreadyRunning as AlreadyRunning
     from kvmctl.errors import Busy as Busy
     from kvmctl.errors import ConsoleBusy as ConsoleBusy
+    from kvmctl.errors import CopyFailed as CopyFailed
     from kvmctl.errors import DeadlineExceeded as DeadlineExceeded
     from kvmctl.errors import HostError as HostError
     from kvmctl.errors import ImageBusy as ImageBusy
@@ -42,7 +43,15 @@ if TYPE_CHECKING:
     from kvmctl.errors import StateError as StateError
     from kvmctl.guest.agent import Agent as Agent
     from kvmctl.guest.agent import AgentInfo as AgentInfo
+    from kvmctl.guest.copy import Copied as Copied
+    from kvmctl.guest.info import GuestFileSystem as GuestFileSystem
+    from kvmctl.guest.info import GuestInfo as GuestInfo
+    from kvmctl.guest.info import GuestInterface as GuestInterface
+    from kvmctl.guest.info import GuestOs as GuestOs
+    from kvmctl.guest.info import GuestUser as GuestUser
+    from kvmctl.guest.run import Control as Control
     from kvmctl.guest.run import ExecResult as ExecResult
+    from kvmctl.guest.upkeep import Trimmed as Trimmed
     from kvmctl.host.doctor import Report as Report
     from kvmctl.host.doctor import diagnose as diagnose
     from kvmctl.host.finding import Finding as Finding
@@ -112,6 +121,7 @@ _HOME = {
     "AlreadyRunning": "kvmctl.errors",
     "Busy": "kvmctl.errors",
     "ConsoleBusy": "kvmctl.errors",
+    "CopyFailed": "kvmctl.errors",
     "DeadlineExceeded": "kvmctl.errors",
     "HostError": "kvmctl.errors",
     "ImageBusy": "kvmctl.errors",
@@ -137,7 +147,15 @@ _HOME = {
     "survey": "kvmctl.host.survey",
     "Agent": "kvmctl.guest.agent",
     "AgentInfo": "kvmctl.guest.agent",
+    "Copied": "kvmctl.guest.copy",
+    "GuestFileSystem": "kvmctl.guest.info",
+    "GuestInfo": "kvmctl.guest.info",
+    "GuestInterface": "kvmctl.guest.info",
+    "GuestOs": "kvmctl.guest.info",
+    "GuestUser": "kvmctl.guest.info",
+    "Control": "kvmctl.guest.run",
     "ExecResult": "kvmctl.guest.run",
+    "Trimmed": "kvmctl.guest.upkeep",
     "Plan": "kvmctl.plan.model",
     "render": "kvmctl.plan.option",
     "MachinePaths": "kvmctl.plan.paths",

@@ -26,6 +26,7 @@ from kvmctl.guest.port import Port
 from kvmctl.guest.progress import OnProgress, Progress
 from kvmctl.guest.spool import make_mark
 from kvmctl.guest.turn import Turn
+from kvmctl.plan.model import TRANSFER_PORT
 
 Through: TypeAlias = Literal["port", "agent"]
 Work: TypeAlias = Callable[[Port, FarEnd], Awaitable[None]]
@@ -46,28 +47,20 @@ class Copied:
     """What is neither file, directory nor link, and was left out; the first hundred of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class TransferPort:
-    """The port that files are copied through: how to connect to it here, and what it is called in the guest."""
-
-    connect: Connect
-    name: str
-
-
 async def copy_in(
     agent: Agent,
     source: str,
     target: str,
     *,
-    port: TransferPort | None = None,
+    connect: Connect | None = None,
     mark: str = "",
     on_progress: OnProgress | None = None,
 ) -> Copied:
     """Copy the file or directory `source` of this host to `target` in the guest; into it, if it is a directory there.
 
     Modes, times and symbolic links are kept; the files are the agent's user's, root. A directory is merged with one
-    that is there. The copy bears `mark` in the guest, a name from `make_mark`. Raises NotFound, CopyFailed, AgentError,
-    DeadlineExceeded.
+    that is there. `connect` is to the transfer port, where there is one; the copy bears `mark` in the guest, a name
+    from `make_mark`. Raises NotFound, CopyFailed, AgentError, DeadlineExceeded.
     """
     began = time.monotonic()
     departure = await asyncio.to_thread(look_at, source)
@@ -75,12 +68,12 @@ async def copy_in(
     words = [*departure.words, _absolute(target)]
 
     async def work(connection: Port, far: FarEnd) -> None:
-        await far.start(RECEIVE, port.name if port else "", "", *words)
+        await far.start(RECEIVE, TRANSFER_PORT, "", *words)
         await _deliver(connection, far, departure, progress)
 
     async with Turn(agent) as turn:
         far = FarEnd(turn, mark or make_mark(), f"cannot copy {source!r} into the guest")
-        through = await _through(port, far, work)
+        through = await _through(connect, far, work)
         if through == "agent":
             await copyagent.deliver(far, departure, words, progress)
     return Copied(target, departure.size, time.monotonic() - began, through, departure.skipped)
@@ -91,7 +84,7 @@ async def copy_out(
     source: str,
     target: str,
     *,
-    port: TransferPort | None = None,
+    connect: Connect | None = None,
     mark: str = "",
     on_progress: OnProgress | None = None,
 ) -> Copied:
@@ -108,23 +101,23 @@ async def copy_out(
     skipped: list[str] = []
 
     async def work(connection: Port, far: FarEnd) -> None:
-        await far.start(SEND, port.name if port else "", "", source)
+        await far.start(SEND, TRANSFER_PORT, "", source)
         skipped.extend(await _collect(connection, far, place, progress))
 
     async with Turn(agent) as turn:
         far = FarEnd(turn, mark or make_mark(), f"cannot copy {source!r} out of the guest")
-        through = await _through(port, far, work)
+        through = await _through(connect, far, work)
         if through == "agent":
             skipped += await copyagent.collect(far, source, place, progress)
     return Copied(place, progress.done, time.monotonic() - began, through, tuple(skipped))
 
 
-async def _through(port: TransferPort | None, far: FarEnd, work: Work) -> Through:
+async def _through(connect: Connect | None, far: FarEnd, work: Work) -> Through:
     """Do `work` through the port, or say that the agent has to do it."""
-    if port is None:
+    if connect is None:
         return "agent"
     try:
-        connection = Port(port.connect(), far.mark, far.is_running)
+        connection = Port(connect(), far.mark, far.is_running)
     except OSError as error:
         raise AgentError(f"the transfer port can't be reached: {error.strerror}") from error
     try:
