@@ -49,15 +49,16 @@ def sync_time(name: Name) -> None:
 def trim(
     name: Name,
     minimum: Annotated[
-        str, typer.Option("--minimum", metavar="SIZE", help="Leave smaller pieces alone ('64KiB').")
-    ] = "0",
+        str | None, typer.Option("--minimum", metavar="SIZE", help="Leave smaller pieces alone ('64KiB').")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Give back to the host what a machine's file systems don't use.
 
     It takes disks with discard = "unmap"; elsewhere the guest says that it can't.
     """
-    found = session.on_machine(name, lambda vm: vm.trim(minimum=parse_size(minimum)))
+    size = 0 if minimum is None else parse_size(minimum)
+    found = session.on_machine(name, lambda vm: vm.trim(minimum=size))
     if json:
         output.print_json({"filesystems": found})
         return

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from kvmctl.errors import AgentError
 from kvmctl.guest.agent import Agent
+from kvmctl.guest.command import run_captured
 from kvmctl.guest.reply import printable, take
+from kvmctl.guest.shell import SHELL
+from kvmctl.guest.turn import Turn
 
 _TRIM_PATIENCE = 600.0
 """Seconds: a large disk on a slow host takes minutes."""
-_CLOSE_ENOUGH = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,16 @@ async def set_clock(agent: Agent) -> float:
     try:
         await agent.execute("guest-set-time", {"time": time.time_ns()})
     except AgentError as error:
-        # It sets the clock first, and then the hardware's, which is where a guest without hwclock fails.
-        if not error.error_class or abs(await _clock(agent) - time.time()) > _CLOSE_ENOUGH:
+        if not error.error_class or not await _set_by_date(agent):
             raise
     return ahead
+
+
+async def _set_by_date(agent: Agent) -> bool:
+    """Set the clock where the agent can't for want of a hwclock program, which it wants for the hardware's."""
+    async with Turn(agent) as turn:
+        end = await run_captured(turn, [SHELL, "-c", 'date -u -s "@$1"', "kvmctl", str(round(time.time()))])
+    return end.exit_code == 0
 
 
 async def trim(agent: Agent, *, minimum: int = 0) -> list[Trimmed]:

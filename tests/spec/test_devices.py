@@ -92,7 +92,12 @@ def test_the_agent_s_port_announces_that_it_is_opened() -> None:
 
 @pytest.mark.parametrize(
     ("table", "has_port"),
-    [("", True), ("agent = false", False), ("[agent]\ntransfer = false", False), ("[agent]\ntransport = 'serial'", False)],
+    [
+        ("", True),
+        ("agent = false", False),
+        ("[agent]\ntransfer = false", False),
+        ("[agent]\ntransport = 'serial'", False),
+    ],
 )
 def test_files_have_a_port_of_their_own_beside_a_virtio_agent(table: str, has_port: bool) -> None:
     made = factory.plan(table)
