@@ -25,6 +25,8 @@ _LINE_MAX: Final = 256
 _QUIET: Final = 0.25
 """Seconds without a byte after which it is asked whether the script still runs."""
 _QUIET_MAX: Final = 4.0
+_LAST_WORDS: Final = 1.0
+"""Seconds in which what a script said last arrives after it has ended: its port and the agent's are two."""
 
 
 class Port:
@@ -85,7 +87,7 @@ class Port:
 
     async def _receive_into(self, view: memoryview) -> int:
         """What comes next, waited for as long as something goes on."""
-        patience = _QUIET
+        patience, is_over = _QUIET, False
         loop = asyncio.get_running_loop()
         while True:
             moved = self._moved
@@ -96,8 +98,10 @@ class Port:
                     await asyncio.sleep(0)
             except TimeoutError:
                 if self._moved == moved:
-                    await self._check_running()
-                    patience = min(2 * patience, _QUIET_MAX)
+                    if is_over:
+                        raise CopyFailed("the guest's side of the copy ended before its end") from None
+                    is_over = not await self._is_running()
+                    patience = _LAST_WORDS if is_over else min(2 * patience, _QUIET_MAX)
                 continue
             except OSError as error:
                 raise _lost() from error
@@ -105,16 +109,6 @@ class Port:
                 raise _lost() from EOFError()
             self._moved += count
             return count
-
-    async def _check_running(self) -> None:
-        if await self._is_running():
-            return
-        try:
-            if self._socket.recv(1, socket.MSG_PEEK):
-                return  # its last words
-        except BlockingIOError:
-            pass
-        raise CopyFailed("the guest's side of the copy ended before its end")
 
     async def send(self, data: bytes) -> None:
         """Send `data`. Raises AgentError."""

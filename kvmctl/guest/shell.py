@@ -92,7 +92,8 @@ find_all() {
 }
 end_all() {
     for pid in $(find_all "$2" | sort -u); do
-        [ "$pid" = $$ ] || kill -s "$1" "$pid" 2>/dev/null
+        # The agent itself, our parent, has the files of a command open.
+        [ "$pid" = $$ ] || [ "$pid" = "$PPID" ] || kill -s "$1" "$pid" 2>/dev/null
     done
 }
 end_all TERM "$1"
