@@ -137,6 +137,7 @@ async def _through(connect: Connect | None, far: FarEnd, work: Work) -> Through:
 
 async def _deliver(port: Port, far: FarEnd, departure: Departure, progress: Progress) -> None:
     await _check_line(await _read_line(port, far), far, "ready")
+    far.begin_long_work(departure.size)
     async with beside(_send(port, departure, progress)):
         words = await _read_line(port, far)
     await _check_line(words, far, "end", "0")
@@ -169,6 +170,7 @@ async def _collect(port: Port, far: FarEnd, place: str, progress: Progress) -> l
         await far.wait()
         raise far.failure()
     arrival, progress.total = begin_arrival(words, place)
+    far.begin_long_work(progress.total)
     with arrival:
 
         def put(data: memoryview) -> None:

@@ -18,6 +18,8 @@ _HARMLESS: Final = re.compile(
     r"changed as we read it|removed before we read it|shrank by|socket ignored", re.IGNORECASE
 )
 """What GNU tar says of a directory that lives, and exits with 1."""
+_LONG: Final = 4 << 20
+"""Bytes that take a tenth of a second and more."""
 
 
 class FarEnd:
@@ -35,6 +37,14 @@ class FarEnd:
         """Start `script`, which is told the mark and `words`. Raises AgentError, DeadlineExceeded."""
         self.end = None
         self._pid = await start_command(self.turn, [SHELL, "-c", script, "kvmctl", self.mark, *words], capture=True)
+
+    def begin_long_work(self, size: int | None) -> None:
+        """It will be a while, if `size` is large or not known: others may have the agent's channel meanwhile.
+
+        Not for less: QEMU's agent is not back for up to 0.1 s after it was left.
+        """
+        if size is None or size > _LONG:
+            self.turn.give_back()
 
     async def is_running(self) -> bool:
         """Whether it runs, by the agent, which others may ask in between."""
