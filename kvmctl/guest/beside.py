@@ -17,4 +17,5 @@ async def beside(task: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
             yield
             running.cancel()
     except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+        first = errors.exceptions[0]
+        raise first from first.__cause__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -311,7 +312,8 @@ def test_a_copy_that_is_interrupted_leaves_nothing(here: Kvmctl) -> None:
         (("cp", "in"), "kill", 5, "has ended"),
         (("cp", "out"), "reset", 12, "restarted in the middle"),
         (("cp", "out"), "kill", 5, "has ended"),
-        (("exec", "sleep"), "agent", 125, "restarted meanwhile"),
+        # What it was asked last may be lost with it, or is asked of one that knows nothing of it.
+        (("exec", "sleep"), "agent", 125, "not answer|restarted meanwhile"),
     ],
 )
 def test_a_guest_that_goes_in_the_middle_is_said(
@@ -334,13 +336,15 @@ def test_a_guest_that_goes_in_the_middle_is_said(
         script = "until ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q vport.p2; do sleep 0.05; done"
         guest(here, script, "fragile")
     if fault == "agent":
-        again = "qemu-ga -d --statedir=/run -p /dev/virtio-ports/org.qemu.guest_agent.0"
-        restart = f"pid=$(cat /run/qemu-ga.pid); (sleep 0.5; kill $pid; sleep 0.5; {again}) >/dev/null 2>&1 &"
+        gone = "kill $pid; while kill -0 $pid; do sleep 0.1; done"
+        again = "qemu-ga -d --statedir=/run --pidfile=/run/qemu-ga.pid -p /dev/virtio-ports/org.qemu.guest_agent.0"
+        restart = f"pid=$(cat /run/qemu-ga.pid); (sleep 0.5; {gone}; {again}) >/dev/null 2>&1 </dev/null &"
         guest(here, restart, "fragile")
     else:
         here.ok(fault, "fragile")
     found, complaint = end(process)
-    assert (found, said in complaint) == (code, True), complaint
+    assert found == code
+    assert re.search(said, complaint)
     assert not (here.directory / "back").exists()
     assert not list(here.directory.glob(".kvmctl-*"))
     here("kill", "fragile")
