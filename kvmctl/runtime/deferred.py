@@ -1,11 +1,12 @@
-"""Doors to modules whose libraries (pyroute2, psutil) are slow to import: paid for by who goes through."""
+"""Doors to modules that are seldom needed, or whose libraries (pyroute2, psutil) are slow to import: paid for by who goes through."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from kvmctl.plan.model import Tap, VhostNet
+from kvmctl.plan.model import CreateOverlay, Tap, VhostNet
+from kvmctl.runtime.store import find_roots
 
 if TYPE_CHECKING:
     from kvmctl.image.holders import Holder
@@ -44,3 +45,13 @@ def find_listener(port: int) -> Holder | None:
     """`kvmctl.image.holders.find_listener`."""
     holder: Holder | None = import_module("kvmctl.image.holders").find_listener(port)
     return holder
+
+
+def check_overlay(step: CreateOverlay) -> None:
+    """`kvmctl.image.overlay.check`."""
+    import_module("kvmctl.image.overlay").check(step, catalogue=find_roots().catalogue)
+
+
+def create_overlay(step: CreateOverlay, *, qemu: str) -> None:
+    """`kvmctl.image.overlay.create`."""
+    import_module("kvmctl.image.overlay").create(step, qemu=qemu, catalogue=find_roots().catalogue)
