@@ -225,6 +225,7 @@ def test_an_unchanged_machine_is_started_with_next_to_nothing(kvmctl: Kvmctl) ->
     kvmctl.ok("start", "tiny")
     kvmctl.ok("kill", "tiny")
     again = kvmctl.modules("start", "tiny")
+    kvmctl.ok("kill", "tiny")
     assert "kvmctl.runtime.detached" in again
     assert not again & {"asyncio", "hashlib", "pathlib", "pydantic", "pydantic_core", "psutil", "qemu.qmp", "typer"}
 
