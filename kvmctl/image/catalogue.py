@@ -29,7 +29,7 @@ _KEYS: Final = (*_TEXTS, "mirrors", "releases")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """An image that can be had."""
 
     name: str
@@ -45,7 +45,7 @@ class Entry:
     arch: str = ARCH
 
 
-def load_catalogue(path: str) -> dict[str, Entry]:
+def load_catalogue(path: str) -> dict[str, CatalogueEntry]:
     """The images that can be had, by name: kvmctl's own, and those of the user's file at `path` if it is there.
 
     Raises StateError for a file that can't be read or is wrong.
@@ -57,7 +57,7 @@ def load_catalogue(path: str) -> dict[str, Entry]:
     return {entry.name: entry for entry in entries}
 
 
-def get_entry(catalogue: Mapping[str, Entry], name: str) -> Entry:
+def get_entry(catalogue: Mapping[str, CatalogueEntry], name: str) -> CatalogueEntry:
     """The image of that name. Raises NotFound with the nearest ones."""
     if name in catalogue:
         return catalogue[name]
@@ -86,7 +86,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _entries(family: str, table: Any, path: str) -> Iterator[Entry]:
+def _entries(family: str, table: Any, path: str) -> Iterator[CatalogueEntry]:
     if not isinstance(table, dict):
         raise _wrong(path, family, "must be a table")
     releases = table.get("releases", {"": {}})
@@ -100,7 +100,7 @@ def _entries(family: str, table: Any, path: str) -> Iterator[Entry]:
         yield _entry(family, release, table, words, path)
 
 
-def _entry(family: str, release: str, table: Mapping[str, Any], words: Mapping[str, Any], path: str) -> Entry:
+def _entry(family: str, release: str, table: Mapping[str, Any], words: Mapping[str, Any], path: str) -> CatalogueEntry:
     name = f"{family}-{release}" if release else family
     if not is_name(name):
         raise _wrong(path, family, f"{name!r} can't be the name of an image")
@@ -112,7 +112,7 @@ def _entry(family: str, release: str, table: Mapping[str, Any], words: Mapping[s
         raise _wrong(path, family, "needs 'checksums' or 'digest', and not both")
     if filled.get("arch", ARCH) != ARCH:
         raise _wrong(path, f"{family}.arch", f"must be {ARCH!r}, which is what kvmctl runs")
-    return Entry(
+    return CatalogueEntry(
         name=name,
         title=filled.get("title", name),
         url=url,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from kvmctl.errors import ImageMissing, KvmctlError, StateError
+from kvmctl.errors import ImageMissing, StateError
 from kvmctl.image import private, qemuimg
 from kvmctl.image.catalogue import load_catalogue
 from kvmctl.image.record import Image
@@ -22,7 +22,7 @@ def check(step: CreateOverlay, *, catalogue: str) -> None:
 
     Raises ImageMissing where there is no such image, StateError where there is no space.
     """
-    image = _image_of(step, Store(ImagePaths(step.store)), catalogue=catalogue)
+    image = image_of(step, catalogue=catalogue)
     size = size_of(step, image)
     needed, free = min(size, _ROOM), private.free_bytes(step.path)
     if free < needed:
@@ -37,7 +37,7 @@ def create(step: CreateOverlay, *, qemu: str, catalogue: str) -> None:
     """Make the overlay, beside whose QEMU `qemu` the qemu-img is. Raises as `check`, and ImageError."""
     store = Store(ImagePaths(step.store))
     with store.lock(is_shared=True):  # until the overlay says what it lies over, nothing else does
-        image = _image_of(step, store, catalogue=catalogue)
+        image = image_of(step, catalogue=catalogue)
         qemuimg.create_overlay(
             qemuimg.find_qemu_img(qemu),
             step.path,
@@ -52,12 +52,11 @@ def size_of(step: CreateOverlay, image: Image) -> int:
     return max(step.size or 0, image.size)
 
 
-def _image_of(step: CreateOverlay, store: Store, *, catalogue: str) -> Image:
+def image_of(step: CreateOverlay, *, catalogue: str) -> Image:
+    """The image that the overlay will lie over. Raises ImageMissing, StateError."""
+    store = Store(ImagePaths(step.store))
     try:
         return store.get(step.image, catalogued=lambda: load_catalogue(catalogue).keys())
     except ImageMissing as error:
-        error.summary = f"{step.key}: {error.summary}"
-        error.args = (error.summary,)
-        raise
-    except KvmctlError as error:
-        raise type(error)(f"{step.key}: {error.summary}", detail=error.detail, hint=error.hint) from error
+        summary = f"{step.key}: {error.summary}"
+        raise ImageMissing(summary, hint=error.hint, image=error.image, is_known=error.is_known) from None

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from kvmctl.errors import DownloadError, ImageError
 from kvmctl.image import http, private
-from kvmctl.image.catalogue import Entry
+from kvmctl.image.catalogue import CatalogueEntry
 from kvmctl.image.checksums import Digest, find_digest
 from kvmctl.image.download import download
 from kvmctl.image.partial import Partial
@@ -49,7 +49,7 @@ class PullProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Pulled:
+class PulledImage:
     """The image that was pulled, and whether it `was_there` already, as its publisher has it."""
 
     image: Image
@@ -61,13 +61,13 @@ _UNPACKERS: Final[dict[str, _Unpacker]] = {".xz": lzma.LZMAFile, ".gz": gzip.Gzi
 
 
 def pull(
-    entry: Entry,
+    entry: CatalogueEntry,
     *,
     store: Store,
     downloads: str,
     patience: float = PATIENCE,
     on_progress: Callable[[PullProgress], None] | None = None,
-) -> Pulled:
+) -> PulledImage:
     """Get the image of `entry` into `store` by way of the directory `downloads`, if it is not there.
 
     Raises DownloadError, DigestMismatch, ImageError, StateError.
@@ -79,10 +79,10 @@ def pull(
     with _one_pull(os.path.join(downloads, f"{key}.lock"), entry, tell) as has_waited:
         there = store.find(entry.name)
         if has_waited and there is not None and there != before:
-            return Pulled(there, was_there=True)
+            return PulledImage(there, was_there=True)
         expected = _expected(entry, patience=patience)
         if there is not None and _is_current(there, entry, expected, store):
-            return Pulled(there, was_there=True)
+            return PulledImage(there, was_there=True)
         with Partial(path, expected) as partial:
             try:
                 image = _fetch(entry, partial, store=store, patience=patience, on_progress=tell)
@@ -94,7 +94,7 @@ def pull(
                     partial.remove()
                 raise
             partial.remove()
-    return Pulled(image, was_there=False)
+    return PulledImage(image, was_there=False)
 
 
 def _tell_nobody(_: PullProgress) -> None:
@@ -103,7 +103,7 @@ def _tell_nobody(_: PullProgress) -> None:
 
 def entry_of_url(
     url: str, *, name: str | None = None, image_format: Format | None = None, digest: Digest | None = None
-) -> Entry:
+) -> CatalogueEntry:
     """What can be had at `url`, called by its file's name unless given a name. Raises ImageError."""
     if urlsplit(url).scheme not in {"http", "https"}:
         raise ImageError(f"{url!r} is no http or https address", hint="For a file: kvmctl image import FILE")
@@ -114,7 +114,7 @@ def entry_of_url(
             f"the format of {url!r} can't be told from its name, and images are never probed",
             hint="Say it: --format qcow2 or --format raw",
         )
-    return Entry(check_name(name or stem), url, url, None, digest, format=image_format)
+    return CatalogueEntry(check_name(name or stem), url, url, None, digest, format=image_format)
 
 
 def split_suffix(file_name: str) -> tuple[str, Format | None]:
@@ -126,7 +126,7 @@ def split_suffix(file_name: str) -> tuple[str, Format | None]:
     return (rest, _SUFFIXES[suffix]) if suffix in _SUFFIXES else (stem, None)
 
 
-def _expected(entry: Entry, *, patience: float) -> Digest | None:
+def _expected(entry: CatalogueEntry, *, patience: float) -> Digest | None:
     """The publisher's checksum. Raises DownloadError where it can't be had, or is not of this image."""
     if entry.checksums is None:
         return entry.digest
@@ -142,21 +142,25 @@ def _expected(entry: Entry, *, patience: float) -> Digest | None:
     return digest
 
 
-def _is_current(image: Image, entry: Entry, expected: Digest | None, store: Store) -> bool:
+def _is_current(image: Image, entry: CatalogueEntry, expected: Digest | None, store: Store) -> bool:
     """Whether the store has what the publisher has; nobody can say so of what nobody vouches for."""
     is_same = image.source == entry.url and expected is not None and image.vouched == str(expected)
     return is_same and private.size_of(store.paths.blob(image.digest)) == image.stored
 
 
 def _fetch(
-    entry: Entry, partial: Partial, *, store: Store, patience: float, on_progress: Callable[[PullProgress], None]
+    entry: CatalogueEntry,
+    partial: Partial,
+    *,
+    store: Store,
+    patience: float,
+    on_progress: Callable[[PullProgress], None],
 ) -> Image:
     """Download the image and take it into the store."""
 
     def tell(done: int, total: int | None) -> None:
         on_progress(PullProgress(entry.name, "downloading", done, total))
 
-    tell(partial.size, partial.total)
     places = (*entry.mirrors, entry.url)
     download(places, partial, name=entry.name, patience=patience, on_progress=tell)
     origin = Origin(entry.url, str(partial.expected) if partial.expected else None, entry.user)
@@ -187,7 +191,7 @@ def _unpacked(path: str, unpacker: _Unpacker, *, url: str) -> Iterator[bytes]:
 
 
 @contextmanager
-def _one_pull(path: str, entry: Entry, on_progress: Callable[[PullProgress], None]) -> Iterator[bool]:
+def _one_pull(path: str, entry: CatalogueEntry, on_progress: Callable[[PullProgress], None]) -> Iterator[bool]:
     """Pull alone; whether somebody else had to be waited for."""
     private.make_directory(os.path.dirname(path))
     has_waited = False

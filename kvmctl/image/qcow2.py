@@ -18,8 +18,8 @@ from kvmctl.errors import ImageError
 MAGIC: Final = b"QFI\xfb"
 
 _HEADER: Final = struct.Struct(">4sIQIIQIIQ")
-"""magic, version, backing_file_offset, backing_file_size, cluster_bits, size, crypt_method, l1_size,
-l1_table_offset."""
+"""magic, version (2, or 3, which has features), backing_file_offset, backing_file_size, cluster_bits, size,
+crypt_method, l1_size, l1_table_offset."""
 _FEATURES: Final = struct.Struct(">Q")
 _FEATURES_AT: Final = 72
 _CORRUPT: Final = 1 << 1
@@ -48,11 +48,11 @@ def read_header(path: str) -> Header | None:
         start = os.pread(descriptor, _FEATURES_AT + _FEATURES.size, 0)
         if len(start) < _FEATURES_AT or not start.startswith(MAGIC):
             return None
-        _, version, name_at, name_length, _, size, crypt, l1_entries, l1_at = _HEADER.unpack_from(start)
+        _, layout, name_at, name_length, _, size, crypt, l1_entries, l1_at = _HEADER.unpack_from(start)
         name = os.pread(descriptor, min(name_length, _NAME_LIMIT), name_at) if name_at and name_at < 1 << 32 else b""
     finally:
         os.close(descriptor)
-    features = _FEATURES.unpack_from(start, _FEATURES_AT)[0] if version > 2 and len(start) > _FEATURES_AT else 0
+    features = _FEATURES.unpack_from(start, _FEATURES_AT)[0] if layout != 2 and len(start) > _FEATURES_AT else 0
     return Header(
         size=size,
         backing=os.fsdecode(name) if name_at else None,

@@ -134,21 +134,20 @@ class Store:
         return image
 
     def remove(self, name: str) -> Image | None:
-        """Take the name away; the image it was, None where that could not be read. Raises ImageMissing, StateError.
+        """Take the name away; the image it was, None where that could not be read. Call it with the lock held.
 
-        The image itself stays for whoever uses it, and for `kvmctl.image.uses.collect`.
+        The image itself stays for whoever uses it. Raises ImageMissing, StateError.
         """
-        with self.lock():
-            if not is_name(name) or not os.path.lexists(self.paths.record(name)):
-                raise missing(name, stored=self.names())
-            image = None
-            with suppress(StateError):
-                image = self.find(name)
-            try:
-                os.unlink(self.paths.record(name))
-                private.sync_directory(os.path.dirname(self.paths.record(name)))
-            except OSError as error:
-                raise private.cannot("remove", self.paths.record(name), error) from error
+        if not is_name(name) or not os.path.lexists(self.paths.record(name)):
+            raise missing(name, stored=self.names())
+        image = None
+        with suppress(StateError):
+            image = self.find(name)
+        try:
+            os.unlink(self.paths.record(name))
+            private.sync_directory(self.paths.names)
+        except OSError as error:
+            raise private.cannot("remove", self.paths.record(name), error) from error
         return image
 
     def lock(self, *, is_shared: bool = False) -> AbstractContextManager[None]:

@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from kvmctl.errors import StateError
 from kvmctl.image import ofd, private, qcow2
+from kvmctl.image.record import Image
 from kvmctl.image.store import Store
 from kvmctl.plan.paths import ImagePaths, Roots
 
 
 @dataclass(frozen=True, slots=True)
-class Garbage:
+class ImageGarbage:
     """A file that nobody needs, and its bytes on the disk."""
 
     path: str
@@ -43,17 +45,47 @@ def owner_of(path: str, roots: Roots) -> str:
     return path
 
 
-def find_garbage(roots: Roots) -> list[Garbage]:
+def remove(name: str, roots: Roots) -> tuple[Image | None, list[str]]:
+    """Take the name of an image away, and the image with its last name; and what keeps it, if anything does.
+
+    Raises ImageMissing, StateError.
+    """
+    store = Store(ImagePaths(roots.images))
+    with store.lock():
+        image = store.remove(name)
+        if image is None:
+            return None, []
+        path = store.paths.blob(image.digest)
+        keepers = [f"the name {other!r}" for other in _names_of(image.digest, store)]
+        keepers += sorted({owner_of(use, roots) for use in find_uses(roots).get(os.path.realpath(path), [])})
+        if not keepers and ofd.is_path_locked(path):
+            keepers = ["a running machine"]
+        if not keepers:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+    return image, keepers
+
+
+def _names_of(digest: str, store: Store) -> list[str]:
+    found = []
+    for name in store.names():
+        with suppress(StateError):
+            image = store.find(name)
+            found += [name] if image is not None and image.digest == digest else []
+    return found
+
+
+def find_garbage(roots: Roots) -> list[ImageGarbage]:
     """The images without a name that nobody uses, and what broken-off downloads and imports have left.
 
     Call it with the store's lock held where it is to be acted on. Raises StateError.
     """
     store = Store(ImagePaths(roots.images))
     paths = [*_unused_blobs(store, roots), *store.abandoned(), *_stale_downloads(roots)]
-    return [Garbage(path, os.stat(path).st_blocks * 512) for path in paths]
+    return [ImageGarbage(path, os.stat(path).st_blocks * 512) for path in paths]
 
 
-def collect(roots: Roots) -> list[Garbage]:
+def collect(roots: Roots) -> list[ImageGarbage]:
     """Remove what `find_garbage` finds; what it was. Raises StateError."""
     with Store(ImagePaths(roots.images)).lock():
         found = find_garbage(roots)
