@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 import kvmctl
-from kvmctl import CatalogueEntry, ImageInfo
 from kvmctl.cli import output
 from kvmctl.cli.arguments import Json, complete_image
 from kvmctl.cli.list import moment
 from kvmctl.cli.output import Column
 from kvmctl.cli.progress import Bar
 from kvmctl.cli.pulling import pull_image
+
+if TYPE_CHECKING:
+    from kvmctl import CatalogueEntry, ImageInfo
 
 
 class Format(StrEnum):
@@ -37,6 +39,19 @@ _COLUMNS = (
     Column("USED BY"),
 )
 _AVAILABLE = (Column("NAME"), Column("TITLE"), Column("USER"), Column("HERE"))
+
+
+def image() -> None:
+    """Get and keep the disk images that machines begin as.
+
+    A machine's disk with an image is a linked overlay of it: made in no time, and as large as what the guest writes.
+    The images themselves are kept once, by their content, and never change.
+
+    \b
+    kvmctl image list --available
+    kvmctl image pull debian-12
+    kvmctl run debian-12
+    """
 
 
 def pull(

@@ -20,7 +20,7 @@ class Verb:
     help: str
     """One line for the overview; the function's docstring begins with it, and a full stop."""
     verbs: tuple[Verb, ...] = ()
-    """The words that may follow, where this one is the name of a group and has no function of its own."""
+    """The words that must follow, where this one is a group's; its function does nothing and has the group's help."""
 
 
 IMAGE: Final = (
@@ -46,7 +46,7 @@ GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
         Verb("edit", "define", "edit", "Change a defined machine's spec in an editor"),
         Verb("rm", "define", "rm", "Remove a machine: its spec and everything kvmctl made for it"),
     ),
-    "Images": (Verb("image", "image", "", "Disk images that machines begin as: pull, import, list, rm, gc", IMAGE),),
+    "Images": (Verb("image", "image", "image", "Get and keep the disk images that machines begin as", IMAGE),),
     "Running": (
         Verb("run", "run", "run", "Run a machine in the foreground, its console on this terminal"),
         Verb("start", "start", "start", "Start a machine and return"),

@@ -56,7 +56,7 @@ def _make_whole(place: str, partial: Partial, *, name: str, patience: float, on_
         partial.restart()
         if is_of_one_piece or has_begun_anew:
             raise DigestMismatch(
-                f"what {place} gives is not what its publisher's checksum is of",
+                f"what {http.shown(place)} gives is not what its publisher's checksum is of",
                 detail=f"expected {partial.expected}\nreceived {found}",
                 hint="Nothing of it was kept. The publisher may be replacing it just now: try again later.",
             )
@@ -90,7 +90,7 @@ def _complete(place: str, partial: Partial, *, name: str, patience: float, on_pr
         if strikes >= _STRIKES:
             so_far = f"{partial.size} of {partial.total or 'an unknown number of'} bytes"
             hint = "What there is was kept: the next pull goes on from there."
-            raise DownloadError(f"{place}: {reason}, after {so_far}", hint=hint)
+            raise DownloadError(f"{http.shown(place)}: {reason}, after {so_far}", hint=hint)
 
 
 def _take(answer: Answer, partial: Partial, *, name: str, on_progress: Progress) -> None:

@@ -10,12 +10,13 @@ import re
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from base64 import b64encode
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from kvmctl.errors import DownloadError
 
@@ -56,7 +57,7 @@ class Answer:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http and https, and where `is_strict` not from https to http."""
+    """Follows redirects, but where `is_strict` not away from https."""
 
     def __init__(self, *, is_strict: bool) -> None:
         self._is_strict = is_strict
@@ -64,9 +65,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> Any:
         """The request for where the answer sends us. Raises DownloadError."""
         before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
-        if after not in {"http", "https"} or (self._is_strict and before == "https" and after == "http"):
+        if self._is_strict and before == "https" and after != "https":
             fp.close()
-            raise DownloadError(f"{req.full_url} redirects to {newurl}, which can't be trusted")
+            raise DownloadError(f"{req.full_url} redirects to {newurl}, and nothing could vouch for what is there")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -78,13 +79,13 @@ def get(
 
     `patience` is how many seconds may pass without a byte. Raises DownloadError, NotSatisfiable.
     """
-    headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity"}
+    url, request = shown(url), _request(url)
     if start:
-        headers["Range"] = f"bytes={start}-"
+        request.add_header("Range", f"bytes={start}-")
         if validator is not None:
-            headers["If-Range"] = validator
+            request.add_header("If-Range", validator)
     try:
-        response = _opener(is_strict=is_strict).open(_request(url, headers), timeout=patience)
+        response = _opener(is_strict=is_strict).open(request, timeout=patience)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:  # Range Not Satisfiable
@@ -101,7 +102,7 @@ def get(
 def get_text(url: str, *, limit: int, patience: float) -> str:
     """The small text file at `url`, which nothing vouches for but the way it came. Raises DownloadError."""
     with get(url, patience=patience, is_strict=True) as answer:
-        body = b""
+        url, body = shown(url), b""
         try:
             for piece in answer.pieces():
                 body += piece
@@ -128,8 +129,20 @@ def _opener(*, is_strict: bool) -> urllib.request.OpenerDirector:
     return opener
 
 
-def _request(url: str, headers: Mapping[str, str]) -> urllib.request.Request:
-    return urllib.request.Request(url, headers=dict(headers))  # noqa: S310  # the opener has no handler for files
+def shown(url: str) -> str:
+    """`url` without the user and password that it may hold: for messages and records."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _request(url: str) -> urllib.request.Request:
+    request = urllib.request.Request(shown(url))  # noqa: S310  # the opener has no handler for files
+    request.add_header("User-Agent", _AGENT)
+    request.add_header("Accept-Encoding", "identity")
+    user, _, _ = urlsplit(url).netloc.rpartition("@")
+    if user:  # for this server, and for none that it redirects to
+        request.add_unredirected_header("Authorization", f"Basic {b64encode(unquote(user).encode()).decode()}")
+    return request
 
 
 def _answer(url: str, response: HTTPResponse, *, asked: int) -> Answer:
@@ -158,8 +171,7 @@ def _range(text: str, url: str) -> tuple[int, int]:
 
 
 def _unreachable(url: str, reason: object) -> DownloadError:
-    host = urlsplit(url).netloc.rpartition("@")[2]
-    return DownloadError(f"{url}: {host} can't be reached: {_words(reason)}")
+    return DownloadError(f"{url}: {urlsplit(url).netloc} can't be reached: {_words(reason)}")
 
 
 def _words(reason: object) -> str:

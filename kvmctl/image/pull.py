@@ -111,10 +111,10 @@ def entry_of_url(
     image_format = image_format or found
     if image_format is None:
         raise ImageError(
-            f"the format of {url!r} can't be told from its name, and images are never probed",
+            f"the format of {http.shown(url)!r} can't be told from its name, and images are never probed",
             hint="Say it: --format qcow2 or --format raw",
         )
-    return CatalogueEntry(check_name(name or stem), url, url, None, digest, format=image_format)
+    return CatalogueEntry(check_name(name or stem), http.shown(url), url, None, digest, format=image_format)
 
 
 def split_suffix(file_name: str) -> tuple[str, Format | None]:
@@ -136,7 +136,7 @@ def _expected(entry: CatalogueEntry, *, patience: float) -> Digest | None:
     digest = find_digest(text, name, is_of_one=is_of_one)
     if digest is None:
         raise DownloadError(
-            f"{entry.checksums} has no SHA-256 or SHA-512 checksum of {name!r}",
+            f"{http.shown(entry.checksums)} has no SHA-256 or SHA-512 checksum of {name!r}",
             hint="The publisher may have moved on: kvmctl image list --available; or say where it is in images.toml.",
         )
     return digest
@@ -144,7 +144,7 @@ def _expected(entry: CatalogueEntry, *, patience: float) -> Digest | None:
 
 def _is_current(image: Image, entry: CatalogueEntry, expected: Digest | None, store: Store) -> bool:
     """Whether the store has what the publisher has; nobody can say so of what nobody vouches for."""
-    is_same = image.source == entry.url and expected is not None and image.vouched == str(expected)
+    is_same = image.source == http.shown(entry.url) and expected is not None and image.vouched == str(expected)
     return is_same and private.size_of(store.paths.blob(image.digest)) == image.stored
 
 
@@ -163,12 +163,12 @@ def _fetch(
 
     places = (*entry.mirrors, entry.url)
     download(places, partial, name=entry.name, patience=patience, on_progress=tell)
-    origin = Origin(entry.url, str(partial.expected) if partial.expected else None, entry.user)
+    origin = Origin(http.shown(entry.url), str(partial.expected) if partial.expected else None, entry.user)
     unpacker = _UNPACKERS.get(os.path.splitext(urlsplit(entry.url).path)[1])
     if unpacker is None:
         return store.adopt(partial.path, partial.sha256, name=entry.name, image_format=entry.format, origin=origin)
     return store.add(
-        _unpacked(partial.path, unpacker, url=entry.url),
+        _unpacked(partial.path, unpacker, url=http.shown(entry.url)),
         name=entry.name,
         image_format=entry.format,
         origin=origin,
@@ -210,9 +210,11 @@ def _one_pull(path: str, entry: CatalogueEntry, on_progress: Callable[[PullProgr
                 continue  # who had it has removed it, and another may have made a new one
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
-            yield has_waited
-            with suppress(FileNotFoundError):
-                os.unlink(path)
+            try:
+                yield has_waited
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
             return
         finally:
             os.close(descriptor)

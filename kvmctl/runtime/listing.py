@@ -116,10 +116,10 @@ def has_console_log(paths: MachinePaths) -> bool:
 def no_spec(name: str, roots: Roots) -> NotFound:
     """The error for a machine that is to be started and has no spec."""
     if os.path.exists(roots.machine(name).plan):
-        return NotFound(
-            f"machine {name!r} has no spec of its own",
-            hint=f"Start it: {how_to_start(name, roots)}",
-        )
+        command = how_to_start(name, roots)
+        if command == f"kvmctl start {name}":  # it was the name of an image, which is gone by now, but not its disk
+            command = f"kvmctl start {preset.spec_of_image(name)}"
+        return NotFound(f"machine {name!r} has no spec of its own", hint=f"Start it: {command}")
     return unknown(name, defined_names(roots) | set(BUILTIN_SPECS) | deferred.image_names(roots))
 
 
