@@ -47,6 +47,7 @@ LAZY = {
     "kvmctl/cli/entry.py",
     "kvmctl/cli/main.py",
     "kvmctl/cli/session.py",
+    "kvmctl/cli/starting.py",
     "kvmctl/runtime/deferred.py",
     "kvmctl/runtime/detached.py",
 }

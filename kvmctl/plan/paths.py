@@ -98,6 +98,11 @@ class Roots:
         return join(self.state, "images")
 
     @property
+    def ephemeral(self) -> str:
+        """What machines that keep nothing write while they run: too much for a run directory, which is often memory."""
+        return join(self.state, "ephemeral")
+
+    @property
     def downloads(self) -> str:
         """Images on their way here: what a pull that was broken off goes on from."""
         return join(self.cache, "downloads")
@@ -113,12 +118,14 @@ class Roots:
 
     def machine(self, name: str, *, ephemeral: bool = False) -> MachinePaths:
         """The paths of one machine. An ephemeral one keeps its state under its run directory, and both go together.
+        Its disks lie elsewhere, and go with them all the same.
 
         Raises NotFound for what can't be a machine's name: nothing else is ever made into a path.
         """
         run = join(self.runtime, check_name(name))
         state = join(run, "state") if ephemeral else join(self.state, "machines", name)
-        return MachinePaths(name=name, run=run, state=state, images=self.images)
+        scratch = join(self.ephemeral, name)
+        return MachinePaths(name, run, state, images=self.images, scratch=scratch, is_ephemeral=ephemeral)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +137,9 @@ class MachinePaths:
     state: str
     images: str = ""
     """The image store, which all machines share."""
+    scratch: str = ""
+    """The disks of an ephemeral run of the machine; gone with the run directory."""
+    is_ephemeral: bool = False
 
     @property
     def lock(self) -> str:
@@ -207,7 +217,7 @@ class MachinePaths:
     @property
     def disks(self) -> str:
         """Disk images created for this machine that have no path of their own."""
-        return join(self.state, "disks")
+        return self.scratch if self.is_ephemeral else join(self.state, "disks")
 
     @property
     def nvram(self) -> str:
