@@ -24,7 +24,7 @@
     ├── AgentError                   12   the guest agent is absent, refused, or talks nonsense
     ├── ImageError                   13   a disk image can't be made or read
     ├── StateError                   14   files of kvmctl's own can't be read or written
-    └── DownloadError                15   an image can't be downloaded
+    └── DownloadError                18   an image can't be downloaded
         └── DigestMismatch                … or is not the one that its publisher has
 
 A summary says what happened with the values quoted, the detail is the evidence (QEMU's own words), the hint is what
@@ -218,7 +218,7 @@ class StateError(KvmctlError):
 class DownloadError(KvmctlError):
     """An image can't be downloaded, or is not the one that its publisher has."""
 
-    exit_code = 15
+    exit_code = 18
 
 
 class DigestMismatch(DownloadError):

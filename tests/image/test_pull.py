@@ -74,7 +74,7 @@ def test_a_wrong_digest_is_told_and_nothing_is_kept(acme: Publisher, roots: Root
     acme.change("/acme-1.raw", content=OTHER)
     with pytest.raises(DigestMismatch) as caught:
         pull(roots)
-    assert caught.value.exit_code == 15
+    assert caught.value.exit_code == 18
     assert f"expected sha256:{digest_of(CONTENT)}" in caught.value.detail
     assert f"received sha256:{digest_of(OTHER)}" in caught.value.detail
     assert stored(roots) == files_under(roots.downloads) == []
