@@ -16,7 +16,7 @@ from image.publisher import Publisher, publishing
 from kvmctl.guest import tiny
 from kvmctl.image import qcow2
 
-from .conftest import PATIENCE, Kvmctl
+from .conftest import PATIENCE, PROGRAM, Kvmctl
 
 BOOTABLE = Path(tiny.IMAGE).read_bytes().ljust(2 << 20, b"\0")
 """A disk that boots: the tiny guest, and room for what it writes."""
@@ -82,6 +82,26 @@ def test_a_pull_says_what_it_did_on_stderr_and_the_name_on_stdout(publisher: Pub
     (record,) = json.loads(kvmctl.ok("image", "list", "--json"))["images"]
     assert record["digest"] == record["checked_against"] == f"sha256:{sha256(BOOTABLE).hexdigest()}"
     assert (record["disk_bytes"], record["user"], record["used_by"], record["problem"]) == (2 << 20, "me", [], None)
+
+
+def test_a_terminal_is_shown_a_bar_that_is_gone_in_the_end(publisher: Publisher, kvmctl: Kvmctl) -> None:
+    leader, follower = os.openpty()
+    try:
+        done = subprocess.run(
+            [*PROGRAM, "image", "pull", "acme"],
+            env=kvmctl.environment | {"TERM": "xterm", "CI": "", "NO_COLOR": ""},
+            stdout=subprocess.PIPE,
+            stderr=follower,
+            check=True,
+            timeout=PATIENCE,
+        )
+        talk = os.read(leader, 65536).decode()
+    finally:
+        os.close(leader)
+        os.close(follower)
+    assert done.stdout == b"acme\n"
+    assert "[########################] 100%  2 MiB of 2 MiB" in talk
+    assert talk.rpartition("\x1b[K")[2].startswith("acme: pulled (2 MiB")
 
 
 def test_an_address_is_pulled_under_a_name_and_said_to_be_unchecked(publisher: Publisher, kvmctl: Kvmctl) -> None:
