@@ -89,8 +89,10 @@ def pull(
             except ImageError:
                 partial.remove()  # it is whole, and of no use to anybody
                 raise
-            except DownloadError:
-                if not partial.size:
+            except DownloadError as error:
+                if partial.size:
+                    error.hint = error.hint or "What there is was kept: the next pull goes on from there."
+                else:
                     partial.remove()
                 raise
             partial.remove()

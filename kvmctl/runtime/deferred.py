@@ -6,12 +6,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from kvmctl.plan.model import CreateOverlay, Tap, VhostNet
 from kvmctl.runtime.store import find_roots
 
 if TYPE_CHECKING:
     from kvmctl.errors import KvmctlError, NotFound
     from kvmctl.image.holders import Holder
+    from kvmctl.plan.model import CreateOverlay, Tap, VhostNet
     from kvmctl.plan.paths import Roots
 
 

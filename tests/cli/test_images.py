@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from signal import SIGINT
 
 import pytest
 from image.publisher import Publisher, publishing
@@ -102,6 +103,19 @@ def test_a_terminal_is_shown_a_bar_that_is_gone_in_the_end(publisher: Publisher,
     assert done.stdout == b"acme\n"
     assert "[########################] 100%  2 MiB of 2 MiB" in talk
     assert talk.rpartition("\x1b[K")[2].startswith("acme: pulled (2 MiB")
+
+
+def test_a_pull_that_is_interrupted_keeps_its_beginning_and_nothing_else(publisher: Publisher, cached: Kvmctl) -> None:
+    publisher.change("/acme.raw", hold_after=1 << 20)
+    with cached.popen("image", "pull", "acme") as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "acme: downloading 2 MiB\n"
+        process.send_signal(SIGINT)
+        _, talk = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, talk) == (130, "")
+    assert images(cached) == []
+    names = sorted(path.suffix for path in (cached.directory / "cache/downloads").iterdir())
+    assert names == [".json", ".part"]
 
 
 def test_an_address_is_pulled_under_a_name_and_said_to_be_unchecked(publisher: Publisher, kvmctl: Kvmctl) -> None:
