@@ -14,7 +14,7 @@ from socket import MSG_DONTWAIT, MSG_PEEK
 from kvmctl.errors import KvmctlError, LaunchFailed
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import files, history, preflight, specs, steps, store, verdict
+from kvmctl.runtime import deferred, files, history, preflight, specs, steps, store, verdict
 from kvmctl.runtime.spawn import Child, spawn
 from kvmctl.runtime.store import Claim
 
@@ -43,10 +43,11 @@ class Beginning:
         """End QEMU, unmake everything, and return the error to raise: QEMU's own words where it died of itself."""
         status = self._end_child(is_dying=isinstance(cause, KvmctlError))
         log = files.read_tail(self.paths.qemu_log, limit=_LOG_TAIL)
+        spoiler = deferred.explain_failure(self.plan, self.child.helpers) if self.child.helpers else None
         self.undo.close()
         if status is None or not isinstance(cause, KvmctlError):
             return cause
-        return verdict.explain(self.plan.name, source=self.plan.source, status=status, log=log)
+        return spoiler or verdict.explain(self.plan.name, source=self.plan.source, status=status, log=log)
 
     def _end_child(self, *, is_dying: bool) -> int | None:
         """QEMU's exit status if it ended by itself; None if it had to be killed."""
@@ -58,6 +59,7 @@ class Beginning:
         status = child.reap()
         child.process.close()
         child.close_sockets()
+        child.end_helpers()
         return status if died else None
 
 

@@ -1,14 +1,19 @@
-"""Doors to modules whose libraries (pyroute2, psutil) are slow to import: paid for by who goes through."""
+"""Doors to modules that are slow to import (pyroute2, psutil) or seldom needed: paid for by who goes through."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from kvmctl.plan.model import Tap, VhostNet
+from kvmctl.plan.helper import Helper
+from kvmctl.plan.model import Plan, Tap, VhostNet
 
 if TYPE_CHECKING:
+    from kvmctl.errors import KvmctlError
     from kvmctl.image.holders import Holder
+    from kvmctl.runtime.helpers import RunningHelper
 
 
 def open_tap(source: Tap) -> list[int]:
@@ -44,3 +49,17 @@ def find_listener(port: int) -> Holder | None:
     """`kvmctl.image.holders.find_listener`."""
     holder: Holder | None = import_module("kvmctl.image.holders").find_listener(port)
     return holder
+
+
+def start_helper(helper: Helper, *, env: Mapping[str, str], undo: ExitStack) -> tuple[int, RunningHelper]:
+    """`kvmctl.runtime.helpers.start_helper`."""
+    started: tuple[int, RunningHelper] = import_module("kvmctl.runtime.helpers").start_helper(
+        helper, env=env, undo=undo
+    )
+    return started
+
+
+def explain_failure(plan: Plan, helpers: tuple[RunningHelper, ...]) -> KvmctlError | None:
+    """`kvmctl.runtime.helpers.explain_failure`."""
+    error: KvmctlError | None = import_module("kvmctl.runtime.helpers").explain_failure(plan, helpers)
+    return error
