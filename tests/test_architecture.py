@@ -40,12 +40,13 @@ THIRD_PARTY_HOMES = {
     "pydantic_core": ("kvmctl/spec/",),
     "qemu": ("kvmctl/runtime/monitor.py",),
     "typer": ("kvmctl/cli/",),
-    "ctypes": ("kvmctl/ioctl/", "kvmctl/runtime/confine.py"),
+    "ctypes": ("kvmctl/ioctl/",),
 }
-PROGRAMS = {"kvmctl/ioctl/__main__.py", "kvmctl/runtime/confine.py"}
+PROGRAMS = {"kvmctl/ioctl/__main__.py", "kvmctl/ioctl/confine.py"}
 """What is run as a program of its own, and not by way of the command line."""
 LAZY = {
     "kvmctl/__init__.py",
+    "kvmctl/cli/entry.py",
     "kvmctl/cli/main.py",
     "kvmctl/cli/session.py",
     "kvmctl/runtime/deferred.py",
@@ -118,8 +119,7 @@ def deciding_is_pure(module: Module) -> Iterator[Finding]:
 
 
 def each_library_has_its_home(module: Module) -> Iterator[Finding]:
-    """pydantic is slow to import, qemu.qmp has one skin, typer prints, ctypes holds kernel memory: one home each (and
-    a program that mounts)."""
+    """pydantic is slow to import, qemu.qmp has one skin, typer prints, ctypes holds kernel memory: one home each."""
     for line, name in module.imports():
         homes = THIRD_PARTY_HOMES.get(name.split(".")[0], ("kvmctl/",))
         if not module.path.startswith(homes):
