@@ -9,6 +9,7 @@ from kvmctl.compile import compile_plan
 from kvmctl.host.identity import find_qemu
 from kvmctl.host.kvm import probe
 from kvmctl.host.qemu import qemu_facts
+from kvmctl.host.virtiofsd import probe_virtiofsd
 from kvmctl.plan.facts import HostFacts, QemuFacts
 from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Plan
@@ -26,7 +27,7 @@ class Prepared:
     plan: Plan
     paths: MachinePaths
     is_lasting: bool = True
-    """The plan is good for the next start too; not where KVM was there and did not work, which may pass."""
+    """The plan is good for the next start too; not where KVM or a virtiofsd was there and did not work: it may pass."""
 
 
 def prepare(
@@ -47,12 +48,21 @@ def prepare(
     machine = load_machine(reference, roots=roots)
     name = name_of(reference, machine) if name is None else name
     paths = roots.machine(name, ephemeral=is_captive)
-    host = probe()
+    host = look_at_host(machine, roots=roots, remember=remember)
     path = find_qemu(machine.qemu, env=os.environ)
     qemu = qemu_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
     pinned = None if is_captive else specs.read_pin(paths)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
-    return Prepared(tie(plan, host, qemu) if is_captive else plan, paths, is_lasting=host.kvm.state != "broken")
+    return Prepared(tie(plan, host, qemu) if is_captive else plan, paths, is_lasting=_is_lasting(host))
+
+
+def look_at_host(machine: Machine, *, roots: Roots, remember: bool = True) -> HostFacts:
+    """What is known of this host that decides about `machine`."""
+    host = probe()
+    if not any(share.driver != "9p" for share in machine.shares):
+        return host
+    virtiofsd = probe_virtiofsd(env=os.environ, cache=roots.qemu_cache, remember=remember)
+    return replace(host, virtiofsd=virtiofsd)
 
 
 def load_machine(machine: Machine | str | os.PathLike[str], *, roots: Roots | None = None) -> Machine:
@@ -67,6 +77,12 @@ def name_of(reference: Machine | str | os.PathLike[str], machine: Machine) -> st
     if isinstance(reference, Machine) or specs.is_path(os.fspath(reference)):
         return machine.name
     return os.fspath(reference)
+
+
+def _is_lasting(host: HostFacts) -> bool:
+    """Whether nothing of what was found is likely to pass by itself."""
+    has_broken_daemon = bool(host.virtiofsd.path) and not host.virtiofsd.works
+    return host.kvm.state != "broken" and not has_broken_daemon
 
 
 def tie(plan: Plan, host: HostFacts, qemu: QemuFacts) -> Plan:
