@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from typing import Final
 
 from kvmctl.compile import compile_plan
 from kvmctl.host.identity import find_qemu
@@ -18,6 +19,10 @@ from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import specs, store
 from kvmctl.spec.load import load
 from kvmctl.spec.machine import Machine
+
+_CAP_SETPCAP: Final = 8
+_CAP_MKNOD: Final = 27
+"""<linux/capability.h>"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ def prepare(
     qemu = qemu_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
     pinned = None if is_captive else specs.read_pin(paths)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
+    plan = confine(plan, host)
     return Prepared(tie(plan, host, qemu) if is_captive else plan, paths, is_lasting=_is_lasting(host))
 
 
@@ -95,4 +101,22 @@ def tie(plan: Plan, host: HostFacts, qemu: QemuFacts) -> Plan:
             plan,
             warnings=(*plan.warnings, "setpriv (util-linux) is missing: a killed launcher's QEMU is cleared away late"),
         )
-    return replace(plan, wrapper=(host.setpriv, "--pdeathsig", "KILL", "--"))
+    return replace(plan, wrapper=(*plan.wrapper, host.setpriv, "--pdeathsig", "KILL", "--"))
+
+
+def confine(plan: Plan, host: HostFacts) -> Plan:
+    """`plan` for a QEMU that can make no device nodes, where it is root's and its 9p server would for the guest.
+
+    A node for the host's disk, in a directory that others can reach and with a mode of the guest's choice, is the host.
+    """
+    is_asked = any(share.driver == "9p" and not share.read_only for share in plan.shares)
+    if not is_asked or host.setpriv is None or not _can_drop_devices():
+        return plan
+    return replace(plan, wrapper=(host.setpriv, "--bounding-set", "-mknod", "--"))
+
+
+def _can_drop_devices() -> bool:
+    """Whether we could make device nodes, and may give that up."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        capabilities = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    return bool(capabilities >> _CAP_MKNOD & 1 and capabilities >> _CAP_SETPCAP & 1)
