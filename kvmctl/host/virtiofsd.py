@@ -79,6 +79,8 @@ def _probe(path: str) -> Virtiofsd:
 
 def _ask(path: str) -> tuple[Virtiofsd, str]:
     """What the binary at `path` is, and what it printed: asked in namespaces such as it will serve in."""
+    if not os.access(path, os.X_OK):
+        return Virtiofsd(path, reason=f"there is no executable {path!r}"), ""
     folder = os.path.dirname(os.path.abspath(path))
     confined = (sys.executable, "-I", "-S", confine.__file__, "ro", folder, folder, "--")
     try:
@@ -94,6 +96,7 @@ def _ask(path: str) -> tuple[Virtiofsd, str]:
     except (OSError, subprocess.TimeoutExpired) as error:
         return Virtiofsd(path, reason=f"{path!r} can't be run: {error}"), ""
     if done.returncode:
-        words = done.stderr.strip().splitlines()
-        return Virtiofsd(path, reason=words[-1] if words else f"{path!r} exited with status {done.returncode}"), ""
+        words = done.stderr.strip().rpartition("\n")[2].removeprefix(f"cannot share {folder!r}: ")
+        reason = f"{path!r} does not run confined: {words or f'it exited with status {done.returncode}'}"
+        return Virtiofsd(path, reason=reason), ""
     return understand(path, done.stdout + done.stderr), done.stdout + done.stderr

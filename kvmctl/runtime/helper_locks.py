@@ -6,10 +6,45 @@ Only the standard library here: clearing away what a dead launcher left goes thr
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from kvmctl.image import ofd
+from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import HELPER_LOCK, MachinePaths
+from kvmctl.runtime import files
 from kvmctl.runtime.process import Process, find_holder
+
+_LOG_TAIL = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class HelperInfo:
+    """A helper program of a machine that runs, or ran."""
+
+    id: str
+    program: str
+    key: str
+    """The spec's key that wanted it."""
+    is_alive: bool
+    log: str
+    """The file that has what it printed."""
+    last_words: str
+    """The last line of that."""
+
+
+def inspect_helpers(plan: Plan) -> tuple[HelperInfo, ...]:
+    """What became of the helpers that a machine was started with. Raises StateError."""
+    return tuple(
+        HelperInfo(
+            id=helper.id,
+            program=helper.program,
+            key=helper.key,
+            is_alive=ofd.is_path_locked(helper.lock),
+            log=helper.log,
+            last_words=files.read_tail(helper.log, limit=_LOG_TAIL).strip().rpartition("\n")[2],
+        )
+        for helper in plan.helpers
+    )
 
 
 def find_helper(paths: MachinePaths) -> Process | None:

@@ -117,6 +117,6 @@ def confine(plan: Plan, host: HostFacts) -> Plan:
 
 def _can_drop_devices() -> bool:
     """Whether we could make device nodes, and may give that up."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        capabilities = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    with open("/proc/self/status", "rb") as file:
+        capabilities = next(int(line.split()[1], 16) for line in file if line.startswith(b"CapEff:"))
     return bool(capabilities >> _CAP_MKNOD & 1 and capabilities >> _CAP_SETPCAP & 1)
