@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kvmctl.image import ofd
-from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import HELPER_LOCK, MachinePaths
 from kvmctl.runtime import files
 from kvmctl.runtime.process import Process, find_holder
+
+if TYPE_CHECKING:
+    from kvmctl.plan.model import Plan  # not for `list`, which never makes one
 
 _LOG_TAIL = 4096
 

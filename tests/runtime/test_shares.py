@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import kvmctl
@@ -107,6 +108,32 @@ def end_helper(paths: MachinePaths) -> None:
         with helper:
             helper.signal(signal.SIGKILL)
             assert helper.wait(10)
+
+
+@pytest.mark.linux
+@pytest.mark.slow
+@needs_virtiofsd
+async def test_a_machine_whose_virtiofsd_hangs_is_stopped_with_it(
+    guest: tuple[str, str], shared: Path, roots: Roots
+) -> None:
+    async with await kvmctl.start(linux(guest, shares=[share(shared)])) as vm:
+        await vm.wait_for_agent()
+        stopped = stop_helper(vm.paths)
+        assert (await vm.status()).state is kvmctl.State.RUNNING
+        kvmctl.force_stop("web")
+        assert not vm.is_alive
+        assert find_helper(vm.paths) is None
+    assert len(stopped) > 0
+    assert not any(map(psutil.pid_exists, stopped))
+
+
+def stop_helper(paths: MachinePaths) -> list[int]:
+    """Stop the processes of the machine's helper in the middle of what they do; which they are."""
+    found = [process for process in psutil.process_iter(["cmdline"]) if paths.run in " ".join(process.cmdline())]
+    helpers = [process for process in found if any("virtiofsd" in word for word in process.info["cmdline"][:3])]
+    for process in helpers:
+        process.suspend()
+    return [process.pid for process in helpers]
 
 
 @pytest.mark.linux
