@@ -6,6 +6,7 @@ machines by the dozen, need not wait for it.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -16,8 +17,11 @@ COMPLETE_VAR = "_KVMCTL_COMPLETE"
 
 def main() -> None:
     """Run this process's command line and exit with its status."""
-    match sys.argv[1:]:
-        case ["start", machine] if not machine.startswith("-") and COMPLETE_VAR not in os.environ:
-            import_module("kvmctl.cli.starting").main(machine)
-        case _:
-            import_module("kvmctl.cli.main").main()
+    try:
+        match sys.argv[1:]:
+            case ["start", machine] if not machine.startswith("-") and COMPLETE_VAR not in os.environ:
+                import_module("kvmctl.cli.starting").main(machine)
+            case _:
+                import_module("kvmctl.cli.main").main()
+    finally:
+        gc.freeze()  # or the interpreter, on its way out, would look through all modules for garbage

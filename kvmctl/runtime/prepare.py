@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from kvmctl.compile import compile_plan
-from kvmctl.host.identity import find_qemu
+from kvmctl.host.firmware import load_firmwares
+from kvmctl.host.identity import find_qemu, identify
 from kvmctl.host.kvm import probe
-from kvmctl.host.qemu import qemu_facts
+from kvmctl.host.qemu import binary_facts
 from kvmctl.host.virtiofsd import probe_virtiofsd
 from kvmctl.plan.facts import HostFacts, QemuFacts
 from kvmctl.plan.features import Feature
@@ -17,12 +18,16 @@ from kvmctl.plan.model import Plan
 from kvmctl.plan.option import keyval
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import specs, store
+from kvmctl.spec.firmware import FROM_DESCRIPTORS
 from kvmctl.spec.load import load
 from kvmctl.spec.machine import Machine
 
 _CAP_SETPCAP: Final = 8
 _CAP_MKNOD: Final = 27
 """<linux/capability.h>"""
+
+_known: Final[dict[tuple[str, str | None], QemuFacts]] = {}
+"""The QEMUs that this process has looked at, by path and identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +59,7 @@ def prepare(
     name = name_of(reference, machine) if name is None else name
     paths = roots.machine(name, ephemeral=is_captive)
     host = look_at_host(machine, roots=roots, remember=remember)
-    path = find_qemu(machine.qemu, env=os.environ)
-    qemu = qemu_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
+    qemu = _look_at_qemu(machine, roots, remember=remember)
     pinned = None if is_captive else specs.read_pin(paths)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
     plan = confine(plan, host)
@@ -69,6 +73,18 @@ def look_at_host(machine: Machine, *, roots: Roots, remember: bool = True) -> Ho
         return host
     virtiofsd = probe_virtiofsd(env=os.environ, cache=roots.qemu_cache, remember=remember)
     return replace(host, virtiofsd=virtiofsd)
+
+
+def _look_at_qemu(machine: Machine, roots: Roots, *, remember: bool) -> QemuFacts:
+    """What the QEMU of `machine` can do: a binary that was looked at before, in this process, is only recognized."""
+    path = find_qemu(machine.qemu, env=os.environ)
+    identity = identify(path, env=os.environ)
+    facts = _known.get((path, identity))
+    if facts is None:
+        facts = binary_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
+        if identity is not None and remember:
+            _known[path, identity] = facts
+    return replace(facts, firmwares=load_firmwares(os.environ)) if machine.firmware in FROM_DESCRIPTORS else facts
 
 
 def load_machine(machine: Machine | str | os.PathLike[str], *, roots: Roots | None = None) -> Machine:
