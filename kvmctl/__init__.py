@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from kvmctl.runtime.events import Exit as Exit
     from kvmctl.runtime.events import ExitReason as ExitReason
     from kvmctl.runtime.events import State as State
+    from kvmctl.runtime.helper_locks import HelperInfo as HelperInfo
     from kvmctl.runtime.images import ImageInfo as ImageInfo
     from kvmctl.runtime.images import RemovedImage as RemovedImage
     from kvmctl.runtime.images import available_images as available_images
@@ -197,6 +198,7 @@ _HOME = {
     "missing_images": "kvmctl.runtime.images",
     "pull_image": "kvmctl.runtime.images",
     "remove_image": "kvmctl.runtime.images",
+    "HelperInfo": "kvmctl.runtime.helper_locks",
     "launch": "kvmctl.runtime.launch",
     "start": "kvmctl.runtime.launch",
     "MachineInfo": "kvmctl.runtime.listing",

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias
 
 from kvmctl.plan import option
-from kvmctl.plan.option import Option
+from kvmctl.plan.helper import Helper, Tree
+from kvmctl.plan.option import Fd, Option
+from kvmctl.plan.share import InputDirectory, SharedDirectory
 
 FORMAT: Final = 1
 """Raised when an older kvmctl could not read a plan any more."""
@@ -219,15 +221,18 @@ class Plan:
     """Bytes at boot."""
     options: tuple[Option, ...]
     fds: tuple[FdSource, ...]
+    helpers: tuple[Helper, ...] = ()
+    """Started before QEMU, and gone with it."""
     wrapper: tuple[str, ...] = ()
     """The command that QEMU is started through, which becomes QEMU; ties a captive machine to its launcher."""
     steps: tuple[Step, ...] = ()
-    inputs: tuple[Input, ...] = ()
+    inputs: tuple[Input | InputDirectory, ...] = ()
     ports: tuple[Port, ...] = ()
     before_run: tuple[QmpStep, ...] = ()
     consoles: tuple[Console, ...] = ()
     disks: tuple[Disk, ...] = ()
     networks: tuple[Network, ...] = ()
+    shares: tuple[SharedDirectory, ...] = ()
     guest: Guest = field(default_factory=lambda: Guest(acpi=True, agent=None))
     warnings: tuple[str, ...] = ()
     """Said once when the machine starts."""
@@ -260,7 +265,8 @@ _CLASSES: Final[dict[str, Any]] = {
     cls.__name__: cls
     for cls in (
         Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CreateOverlay, CopyNvram,
-        StoreSecret, CopySecret, Input, Port, QmpStep, Console, Disk, Network, Guest,
+        StoreSecret, CopySecret, Input, InputDirectory, Port, QmpStep, Console, Disk, Network, Guest,
+        SharedDirectory, Helper, Tree, Fd,
     )
 }  # fmt: skip
 

@@ -3,6 +3,8 @@ goes through."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -11,8 +13,10 @@ from kvmctl.runtime.store import find_roots
 if TYPE_CHECKING:
     from kvmctl.errors import KvmctlError, NotFound
     from kvmctl.image.holders import Holder
-    from kvmctl.plan.model import CreateOverlay, Tap, VhostNet
+    from kvmctl.plan.helper import Helper
+    from kvmctl.plan.model import CreateOverlay, Plan, Tap, VhostNet
     from kvmctl.plan.paths import Roots
+    from kvmctl.runtime.helpers import RunningHelper
 
 
 def open_tap(source: Tap) -> list[int]:
@@ -76,3 +80,17 @@ def image_names(roots: Roots) -> set[str]:
     """`kvmctl.runtime.images.image_names`."""
     names: set[str] = import_module("kvmctl.runtime.images").image_names(roots)
     return names
+
+
+def start_helper(helper: Helper, *, env: Mapping[str, str], undo: ExitStack) -> tuple[int, RunningHelper]:
+    """`kvmctl.runtime.helpers.start_helper`."""
+    started: tuple[int, RunningHelper] = import_module("kvmctl.runtime.helpers").start_helper(
+        helper, env=env, undo=undo
+    )
+    return started
+
+
+def explain_failure(plan: Plan, helpers: tuple[RunningHelper, ...]) -> KvmctlError | None:
+    """`kvmctl.runtime.helpers.explain_failure`."""
+    error: KvmctlError | None = import_module("kvmctl.runtime.helpers").explain_failure(plan, helpers)
+    return error

@@ -18,6 +18,8 @@ FILES = Path(__file__).parent / "files"
 
 KERNELS = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-image-kvm", "linux-image-amd64")
 """Packages that stand for the newest kernel: Debian's for clouds, Ubuntu's for the same, Debian's for everything."""
+GENERIC_KERNELS = ("linux-image-amd64", "linux-image-generic")
+"""Packages that stand for the newest kernel for all hardware: Debian's, Ubuntu's."""
 BUSYBOX = "busybox-static"
 AGENT = "qemu-guest-agent"
 
@@ -53,11 +55,11 @@ class Guest:
     packages: dict[str, str]
 
 
-def build(apt: Apt) -> Guest:
-    """The guest, from the packages that `apt` has. Raises AptError."""
-    if apt.find_candidate([BUSYBOX]) is None or apt.find_candidate(KERNELS) is None:
+def build(apt: Apt, kernels: Sequence[str] = KERNELS) -> Guest:
+    """The guest, from the packages that `apt` has, with the first of `kernels` to be had. Raises AptError."""
+    if apt.find_candidate([BUSYBOX]) is None or apt.find_candidate(kernels) is None:
         apt.refresh()
-    sources = Sources(apt)
+    sources = Sources(apt, kernels)
     kernel = read_kernel(sources)
     archive = Archive()
     archive.add_character_device("dev/console", mode=0o600, number=(5, 1))
@@ -71,8 +73,9 @@ def build(apt: Apt) -> Guest:
 class Sources:
     """The packages that are read from; `used` tells which, with their versions."""
 
-    def __init__(self, apt: Apt) -> None:
+    def __init__(self, apt: Apt, kernels: Sequence[str] = KERNELS) -> None:
         self._apt = apt
+        self._kernels = kernels
         self._unpacked: dict[str, list[Member]] = {}
 
     @property
@@ -94,9 +97,9 @@ class Sources:
 
     def kernel_packages(self) -> list[str]:
         """The kernel's packages; Ubuntu has the modules apart from the image. Raises AptError."""
-        name = self._apt.find_candidate(KERNELS)
+        name = self._apt.find_candidate(self._kernels)
         if name is None:
-            raise AptError(f"none of these packages is to be had: {', '.join(KERNELS)}")
+            raise AptError(f"none of these packages is to be had: {', '.join(self._kernels)}")
         found = [name]
         for package in found:
             prefixes = ("linux-image-", "linux-modules-")
