@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kvmctl.compile import compile_plan as compile_plan
     from kvmctl.errors import AgentError as AgentError
     from kvmctl.errors import AlreadyRunning as AlreadyRunning
+    from kvmctl.errors import AptError as AptError
     from kvmctl.errors import Busy as Busy
     from kvmctl.errors import ConsoleBusy as ConsoleBusy
     from kvmctl.errors import DeadlineExceeded as DeadlineExceeded
@@ -110,6 +111,7 @@ _HOME = {
     "compile_plan": "kvmctl.compile",
     "AgentError": "kvmctl.errors",
     "AlreadyRunning": "kvmctl.errors",
+    "AptError": "kvmctl.errors",
     "Busy": "kvmctl.errors",
     "ConsoleBusy": "kvmctl.errors",
     "DeadlineExceeded": "kvmctl.errors",

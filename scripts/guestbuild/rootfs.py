@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import basename
 
-from guestbuild import modules
-from guestbuild.apt import Apt, AptError
-from guestbuild.cpio import Archive
-from guestbuild.deb import Member, read_deb
-from guestbuild.elf import interpreter, needed_libraries
-from guestbuild.modules import Module
+from kvmctl.errors import AptError
+from kvmctl.image.initramfs import modules
+from kvmctl.image.initramfs.cpio import Archive
+from kvmctl.image.initramfs.elf import interpreter, needed_libraries
+from kvmctl.image.initramfs.modules import Module
+from kvmctl.image.packages.apt import Apt
+from kvmctl.image.packages.deb import Member
+from kvmctl.image.packages.sources import KERNELS, Sources
 
 FILES = Path(__file__).parent / "files"
 
-KERNELS = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-image-kvm", "linux-image-amd64")
-"""Packages that stand for the newest kernel: Debian's for clouds, Ubuntu's for the same, Debian's for everything."""
 BUSYBOX = "busybox-static"
 AGENT = "qemu-guest-agent"
 
@@ -66,52 +66,6 @@ def build(apt: Apt) -> Guest:
     add_modules(archive, kernel)
     add_system(archive)
     return Guest(kernel.image, archive.finish(), sources.used)
-
-
-class Sources:
-    """The packages that are read from; `used` tells which, with their versions."""
-
-    def __init__(self, apt: Apt) -> None:
-        self._apt = apt
-        self._unpacked: dict[str, list[Member]] = {}
-
-    @property
-    def used(self) -> dict[str, str]:
-        return {name: self._apt.version(name) for name in sorted(self._unpacked)}
-
-    def members(self, package: str) -> list[Member]:
-        """What is in a package. Raises AptError."""
-        if package not in self._unpacked:
-            self._unpacked[package] = list(read_deb(self._apt.download(package)))
-        return self._unpacked[package]
-
-    def find_file(self, package: str, ending: str) -> bytes:
-        """The file whose path ends so: distributions differ in what is under ``/usr``. Raises AptError."""
-        for member in self.members(package):
-            if f"/{member.name}".endswith(f"/{ending}") and member.target is None:
-                return member.data
-        raise AptError(f"package {package!r} has no {ending!r}")
-
-    def kernel_packages(self) -> list[str]:
-        """The kernel's packages; Ubuntu has the modules apart from the image. Raises AptError."""
-        name = self._apt.find_candidate(KERNELS)
-        if name is None:
-            raise AptError(f"none of these packages is to be had: {', '.join(KERNELS)}")
-        found = [name]
-        for package in found:
-            prefixes = ("linux-image-", "linux-modules-")
-            found += [item for item in self._apt.depends(package) if item.startswith(prefixes) and item not in found]
-        return found[1:]
-
-    def libraries(self, package: str) -> Iterator[Member]:
-        """Members of the libraries' packages that `package` needs, those nearest to it first."""
-        queue, seen = [package], {package}
-        for name in queue:
-            needs = [item for item in self._apt.depends(name) if item.startswith("lib") and item not in seen]
-            seen.update(needs)
-            queue += needs
-            if name != package:
-                yield from self.members(name)
 
 
 def read_kernel(sources: Sources) -> Kernel:
