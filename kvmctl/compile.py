@@ -231,6 +231,7 @@ def _plan(machine: Machine, ctx: Context, whole: Lowered, *, verdict: Verdict) -
         memory=machine.memory.size,
         options=whole.options,
         fds=whole.fds,
+        helpers=whole.helpers,
         steps=whole.steps,
         inputs=whole.inputs,
         ports=whole.ports,

@@ -42,8 +42,11 @@ THIRD_PARTY_HOMES = {
     "typer": ("kvmctl/cli/",),
     "ctypes": ("kvmctl/ioctl/", "kvmctl/image/zstd.py"),
 }
+PROGRAMS = {"kvmctl/ioctl/__main__.py", "kvmctl/ioctl/confine.py"}
+"""What is run as a program of its own, and not by way of the command line."""
 LAZY = {
     "kvmctl/__init__.py",
+    "kvmctl/cli/entry.py",
     "kvmctl/cli/main.py",
     "kvmctl/cli/session.py",
     "kvmctl/runtime/deferred.py",
@@ -142,7 +145,7 @@ def the_cli_uses_typer_and_nothing_else(module: Module) -> Iterator[Finding]:
 
 def one_printer(module: Module) -> Iterator[Finding]:
     """Only cli/output.py prints, data to stdout and talk to stderr; ``python -m kvmctl.ioctl`` is apart."""
-    if module.path in {"kvmctl/cli/output.py", "kvmctl/ioctl/__main__.py"}:
+    if module.path in {"kvmctl/cli/output.py", *PROGRAMS}:
         return
     for line, function in module.calls():
         if function in {"print", "typer.echo", "sys.stdout.write", "sys.stderr.write"}:
@@ -151,7 +154,7 @@ def one_printer(module: Module) -> Iterator[Finding]:
 
 def only_the_cli_exits(module: Module) -> Iterator[Finding]:
     """A library raises; what becomes of the process is its owner's to say."""
-    if module.package in {"cli", "__main__"} or module.path == "kvmctl/ioctl/__main__.py":
+    if module.package in {"cli", "__main__"} or module.path in PROGRAMS:
         return
     for line, function in module.calls():
         if function in {"sys.exit", "exit", "quit", "SystemExit"}:

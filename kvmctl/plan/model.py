@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias
 
 from kvmctl.plan import option
-from kvmctl.plan.option import Option
+from kvmctl.plan.helper import Helper, Tree
+from kvmctl.plan.option import Fd, Option
 
 FORMAT: Final = 1
 """Raised when an older kvmctl could not read a plan any more."""
@@ -204,6 +205,8 @@ class Plan:
     """Bytes at boot."""
     options: tuple[Option, ...]
     fds: tuple[FdSource, ...]
+    helpers: tuple[Helper, ...] = ()
+    """Started before QEMU, and gone with it."""
     wrapper: tuple[str, ...] = ()
     """The command that QEMU is started through, which becomes QEMU; ties a captive machine to its launcher."""
     steps: tuple[Step, ...] = ()
@@ -245,7 +248,7 @@ _CLASSES: Final[dict[str, Any]] = {
     cls.__name__: cls
     for cls in (
         Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CopyNvram, StoreSecret, CopySecret,
-        Input, Port, QmpStep, Console, Disk, Network, Guest,
+        Input, Port, QmpStep, Console, Disk, Network, Guest, Helper, Tree, Fd,
     )
 }  # fmt: skip
 

@@ -20,6 +20,9 @@ SUN_PATH_MAX: Final = 107
 (``<linux/un.h>``)."""
 
 
+HELPER_LOCK: Final = ".helper.lock"
+"""How the names of helper programs' locks end, so that those of a plan that can't be read are found too."""
+
 NAME: Final = r"(?!.*\.\.)(?!.*\.(toml|json)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 """What a machine may be called: its name is the name of directories, and QEMU's ``-name``, and must not be taken for
 that of a file."""
@@ -176,6 +179,22 @@ class MachinePaths:
     def qemu_log(self) -> str:
         """QEMU's stderr."""
         return join(self.run, "qemu.log")
+
+    def helper_socket(self, stem: str) -> str:
+        """The socket of a helper program, by its id, for the moment that connecting to it takes."""
+        return join(self.run, f"{stem}.helper.sock")
+
+    def helper_lock(self, stem: str) -> str:
+        """Locked exactly while the helper program of that id lives, which inherits the locked descriptor."""
+        return join(self.run, stem + HELPER_LOCK)
+
+    def helper_log(self, stem: str) -> str:
+        """What the helper program of that id prints."""
+        return join(self.run, f"{stem}.helper.log")
+
+    def helper_tree(self, stem: str) -> str:
+        """An empty directory, where the helper program of that id has the tree it serves: mounted for it alone."""
+        return join(self.run, f"{stem}.tree")
 
     @property
     def secrets(self) -> str:

@@ -1,14 +1,21 @@
-"""Doors to modules whose libraries (pyroute2, psutil) are slow to import: paid for by who goes through."""
+"""Doors to modules that are seldom needed, or whose libraries (pyroute2, psutil) are slow to import: paid for by who
+goes through."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from kvmctl.plan.model import Tap, VhostNet
+from kvmctl.plan.helper import Helper
+from kvmctl.plan.model import Plan, Tap, VhostNet
 
 if TYPE_CHECKING:
+    from kvmctl.errors import KvmctlError, NotFound
     from kvmctl.image.holders import Holder
+    from kvmctl.plan.paths import Roots
+    from kvmctl.runtime.helpers import RunningHelper
 
 
 def open_tap(source: Tap) -> list[int]:
@@ -44,3 +51,29 @@ def find_listener(port: int) -> Holder | None:
     """`kvmctl.image.holders.find_listener`."""
     holder: Holder | None = import_module("kvmctl.image.holders").find_listener(port)
     return holder
+
+
+def explain_exit(name: str, *, source: str, status: int | None, log: str) -> KvmctlError:
+    """`kvmctl.runtime.verdict.explain`."""
+    error: KvmctlError = import_module("kvmctl.runtime.verdict").explain(name, source=source, status=status, log=log)
+    return error
+
+
+def no_spec(reference: str, roots: Roots) -> NotFound:
+    """`kvmctl.runtime.listing.no_spec`."""
+    error: NotFound = import_module("kvmctl.runtime.listing").no_spec(reference, roots)
+    return error
+
+
+def start_helper(helper: Helper, *, env: Mapping[str, str], undo: ExitStack) -> tuple[int, RunningHelper]:
+    """`kvmctl.runtime.helpers.start_helper`."""
+    started: tuple[int, RunningHelper] = import_module("kvmctl.runtime.helpers").start_helper(
+        helper, env=env, undo=undo
+    )
+    return started
+
+
+def explain_failure(plan: Plan, helpers: tuple[RunningHelper, ...]) -> KvmctlError | None:
+    """`kvmctl.runtime.helpers.explain_failure`."""
+    error: KvmctlError | None = import_module("kvmctl.runtime.helpers").explain_failure(plan, helpers)
+    return error

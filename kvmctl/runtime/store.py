@@ -19,10 +19,12 @@ from kvmctl.errors import AlreadyRunning, DeadlineExceeded, NotFound, StateError
 from kvmctl.image import ofd
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import files
+from kvmctl.runtime.helper_locks import find_helper, has_helpers
 from kvmctl.runtime.process import Process, find_holder, is_hidden
 
 _CAPTIVE = b"captive"
 _REAP_SECONDS = 5.0
+_HELPER_SECONDS = 2.0
 
 
 def find_roots() -> Roots:
@@ -192,12 +194,30 @@ def _sweep(paths: MachinePaths) -> None:
 
 def _end_holder(paths: MachinePaths) -> None:
     process = find_process(paths)
-    if process is None:
-        return
+    if process is not None:
+        _end(process, f"QEMU of {paths.name!r}")
+    # They end when QEMU does; one that is stopped or hangs would not.
+    while (helper := find_helper(paths)) is not None:
+        _end(helper, f"a helper of {paths.name!r}")
+
+
+def _end(process: Process, what: str) -> None:
     with process:
         process.signal(SIGKILL)
         if not process.wait(_REAP_SECONDS):
-            raise DeadlineExceeded(f"QEMU of {paths.name!r} (process {process.pid}) does not die")
+            raise DeadlineExceeded(f"{what} (process {process.pid}) does not die")
+
+
+def end_helpers(paths: MachinePaths) -> None:
+    """Wait for the helpers of a machine that has ended, which end by themselves; make those end that do not."""
+    while has_helpers(paths):
+        with _one_at_a_time(paths):
+            helper = None if is_alive(paths) else find_helper(paths)  # of a run that is alive they are the next one's
+        if helper is None:
+            return
+        with helper:
+            if not helper.wait(_HELPER_SECONDS):
+                _end(helper, f"a helper of {paths.name!r}")
 
 
 def _is_abandoned(paths: MachinePaths) -> bool:

@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 
 from kvmctl.errors import Problem
 from kvmctl.plan.facts import HostFacts, QemuFacts
+from kvmctl.plan.helper import Helper
 from kvmctl.plan.model import Console, Disk, FdSource, Input, Network, Port, QmpStep, Step
 from kvmctl.plan.option import Option, Value
 from kvmctl.plan.paths import MachinePaths
@@ -121,6 +122,7 @@ class Lowered:
     machine: tuple[tuple[str, Value], ...] = ()
     """Properties for ``-machine``."""
     fds: tuple[FdSource, ...] = ()
+    helpers: tuple[Helper, ...] = ()
     steps: tuple[Step, ...] = ()
     inputs: tuple[Input, ...] = ()
     ports: tuple[Port, ...] = ()
