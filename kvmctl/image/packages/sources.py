@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from kvmctl.errors import AptError
@@ -10,6 +11,9 @@ from kvmctl.image.packages.deb import Member, read_deb
 
 KERNELS = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-image-kvm", "linux-image-amd64")
 """Packages that stand for the newest kernel: Debian's for clouds, Ubuntu's for the same, Debian's for everything."""
+_KERNEL = re.compile(r"linux-(image|modules)-")
+_OF_A_VERSION = re.compile(r"linux-(image|modules)-([a-z]+-)?\d")
+"""A package with something in it; ``linux-image-amd64`` only stands for one."""
 
 
 class Sources:
@@ -59,6 +63,5 @@ def kernel_packages(apt: Apt, name: str) -> list[str]:
     """The packages with a kernel and its modules that `name` is, or stands for. Raises AptError."""
     found = [name]
     for package in found:
-        prefixes = ("linux-image-", "linux-modules-")
-        found += [item for item in apt.depends(package) if item.startswith(prefixes) and item not in found]
-    return found
+        found += [item for item in apt.depends(package) if _KERNEL.match(item) and item not in found]
+    return [package for package in found if _OF_A_VERSION.match(package)] or found
