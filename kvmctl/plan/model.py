@@ -118,6 +118,7 @@ class Input:
     writable: bool = False
     locked: bool = False
     """QEMU takes image locks on it, so another process writing it is an error worth explaining beforehand."""
+    directory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,19 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedDirectory:
+    """What later commands want to know of a shared directory: `id` is its helper's, where it has one."""
+
+    id: str
+    path: str
+    tag: str
+    driver: Literal["virtiofs", "9p"]
+    mount: str | None
+    """Where a guest that was prepared for it mounts it."""
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Guest:
     """What the launcher may expect of the guest: which ways of asking it anything exist."""
 
@@ -216,6 +230,7 @@ class Plan:
     consoles: tuple[Console, ...] = ()
     disks: tuple[Disk, ...] = ()
     networks: tuple[Network, ...] = ()
+    shares: tuple[SharedDirectory, ...] = ()
     guest: Guest = field(default_factory=lambda: Guest(acpi=True, agent=None))
     warnings: tuple[str, ...] = ()
     """Said once when the machine starts."""
@@ -248,7 +263,8 @@ _CLASSES: Final[dict[str, Any]] = {
     cls.__name__: cls
     for cls in (
         Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CopyNvram, StoreSecret, CopySecret,
-        Input, Port, QmpStep, Console, Disk, Network, Guest, Helper, Tree, Fd,
+        Input, Port, QmpStep, Console, Disk, Network, Guest, SharedDirectory, Helper,
+        Tree, Fd,
     )
 }  # fmt: skip
 

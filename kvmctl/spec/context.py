@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 from kvmctl.errors import Problem
 from kvmctl.plan.facts import HostFacts, QemuFacts
 from kvmctl.plan.helper import Helper
-from kvmctl.plan.model import Console, Disk, FdSource, Input, Network, Port, QmpStep, Step
+from kvmctl.plan.model import Console, Disk, FdSource, Input, Network, Port, QmpStep, SharedDirectory, Step
 from kvmctl.plan.option import Option, Value
 from kvmctl.plan.paths import MachinePaths
 
@@ -47,6 +47,10 @@ class Context:
     """There is a serial port, so the first of them is the console."""
     agent_on_serial: bool
     """The agent's channel is COM2."""
+    private_by: str = ""
+    """The key that keeps the guest's memory private; empty where other processes may be let map it."""
+    mapped_for: str = ""
+    """The key of what has another process map the guest's memory."""
 
     def virtio(self, kind: str) -> str:
         """The driver of a virtio device here: ``virtio-blk-pci``, or ``virtio-blk-device`` where there is no PCI."""
@@ -79,6 +83,7 @@ class Seat(StrEnum):
     WATCHDOG = "slots for watchdogs"
     PANIC = "slots for panic devices"
     VSOCK = "slots for vsock devices"
+    SHARE = "slots for shared directories"
     INPUT = "slots for input devices"
     ISA = "places on the ISA bus"
     SATA_PORT = "SATA ports"
@@ -130,6 +135,7 @@ class Lowered:
     consoles: tuple[Console, ...] = ()
     disks: tuple[Disk, ...] = ()
     networks: tuple[Network, ...] = ()
+    shares: tuple[SharedDirectory, ...] = ()
     warnings: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
 

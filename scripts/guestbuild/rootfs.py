@@ -18,6 +18,8 @@ from kvmctl.image.packages.sources import KERNELS, Sources
 
 FILES = Path(__file__).parent / "files"
 
+GENERIC_KERNELS = ("linux-image-amd64", "linux-image-generic")
+"""Packages that stand for the newest kernel for all hardware: Debian's, Ubuntu's."""
 BUSYBOX = "busybox-static"
 AGENT = "qemu-guest-agent"
 
@@ -44,11 +46,11 @@ class Guest:
     packages: dict[str, str]
 
 
-def build(apt: Apt) -> Guest:
-    """The guest, from the packages that `apt` has. Raises AptError."""
-    if apt.find_candidate([BUSYBOX]) is None or apt.find_candidate(KERNELS) is None:
+def build(apt: Apt, kernels: Sequence[str] = KERNELS) -> Guest:
+    """The guest, from the packages that `apt` has, with the first of `kernels` to be had. Raises AptError."""
+    if apt.find_candidate([BUSYBOX]) is None or apt.find_candidate(kernels) is None:
         apt.refresh()
-    sources = Sources(apt)
+    sources = Sources(apt, kernels)
     kernel = read_kernel(sources, sources.kernel_packages(), wanted=[*AT_BOOT, *ON_REQUEST])
     archive = Archive()
     archive.add_character_device("dev/console", mode=0o600, number=(5, 1))

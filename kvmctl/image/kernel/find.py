@@ -69,7 +69,9 @@ def _at_path(path: str) -> str:
     for name in (_BUILT, "vmlinuz"):
         if os.path.exists(os.path.join(whole, name)):
             return os.path.join(whole, name)
-    raise NotFound(f"there is no kernel in the directory {path!r}: neither {_BUILT} nor vmlinuz", hint="Build it first.")
+    raise NotFound(
+        f"there is no kernel in the directory {path!r}: neither {_BUILT} nor vmlinuz", hint="Build it first."
+    )
 
 
 def _of_version(version: str | None, *, boot: str, lib: str) -> str:
@@ -78,7 +80,9 @@ def _of_version(version: str | None, *, boot: str, lib: str) -> str:
     for place in places:
         if os.path.exists(place):
             return place
-    which = f"there is no kernel {release!r}" if version else f"the kernel that runs, {release!r}, is not here as a file"
+    which = (
+        f"there is no kernel {release!r}" if version else f"the kernel that runs, {release!r}, is not here as a file"
+    )
     others = ", ".join(installed(boot=boot, lib=lib))
     raise NotFound(
         f"{which}: neither {places[0]} nor {places[1]} exists",

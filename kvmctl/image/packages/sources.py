@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kvmctl.errors import AptError
 from kvmctl.image.packages.apt import Apt
@@ -19,8 +19,9 @@ _OF_A_VERSION = re.compile(r"linux-(image|modules)-([a-z]+-)?\d")
 class Sources:
     """The packages that are read from; `used` tells which, with their versions."""
 
-    def __init__(self, apt: Apt) -> None:
+    def __init__(self, apt: Apt, kernels: Sequence[str] = KERNELS) -> None:
         self._apt = apt
+        self._kernels = kernels
         self._unpacked: dict[str, list[Member]] = {}
 
     @property
@@ -43,9 +44,9 @@ class Sources:
 
     def kernel_packages(self) -> list[str]:
         """The newest kernel's packages; Ubuntu has the modules apart from the image. Raises AptError."""
-        name = self._apt.find_candidate(KERNELS)
+        name = self._apt.find_candidate(self._kernels)
         if name is None:
-            raise AptError(f"none of these packages is to be had: {', '.join(KERNELS)}")
+            raise AptError(f"none of these packages is to be had: {', '.join(self._kernels)}")
         return kernel_packages(self._apt, name)
 
     def libraries(self, package: str) -> Iterator[Member]:
