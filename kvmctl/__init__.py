@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kvmctl.errors import StateError as StateError
     from kvmctl.guest.agent import Agent as Agent
     from kvmctl.guest.agent import AgentInfo as AgentInfo
+    from kvmctl.guest.init.session import Terminal as Terminal
     from kvmctl.guest.run import ExecResult as ExecResult
     from kvmctl.host.doctor import Report as Report
     from kvmctl.host.doctor import diagnose as diagnose
@@ -70,6 +71,10 @@ if TYPE_CHECKING:
     from kvmctl.runtime.events import Exit as Exit
     from kvmctl.runtime.events import ExitReason as ExitReason
     from kvmctl.runtime.events import State as State
+    from kvmctl.runtime.hostroot.launch import launch_host_root as launch_host_root
+    from kvmctl.runtime.hostroot.launch import run_host_root as run_host_root
+    from kvmctl.runtime.hostroot.setting import HostRoot as HostRoot
+    from kvmctl.runtime.hostroot.vm import HostRootVm as HostRootVm
     from kvmctl.runtime.launch import launch as launch
     from kvmctl.runtime.launch import start as start
     from kvmctl.runtime.listing import MachineInfo as MachineInfo
@@ -139,6 +144,7 @@ _HOME = {
     "survey": "kvmctl.host.survey",
     "Agent": "kvmctl.guest.agent",
     "AgentInfo": "kvmctl.guest.agent",
+    "Terminal": "kvmctl.guest.init.session",
     "ExecResult": "kvmctl.guest.run",
     "Plan": "kvmctl.plan.model",
     "render": "kvmctl.plan.option",
@@ -161,6 +167,10 @@ _HOME = {
     "Exit": "kvmctl.runtime.events",
     "ExitReason": "kvmctl.runtime.events",
     "State": "kvmctl.runtime.events",
+    "launch_host_root": "kvmctl.runtime.hostroot.launch",
+    "run_host_root": "kvmctl.runtime.hostroot.launch",
+    "HostRoot": "kvmctl.runtime.hostroot.setting",
+    "HostRootVm": "kvmctl.runtime.hostroot.vm",
     "launch": "kvmctl.runtime.launch",
     "start": "kvmctl.runtime.launch",
     "MachineInfo": "kvmctl.runtime.listing",
