@@ -20,7 +20,7 @@ void make_directories(const char *path);
 /* Make the root that the host's settings describe, and go into it. */
 void set_up(char *settings, char *end);
 
-/* The loopback, and a card with the address, mask, gateway (numbers in network order) in `settings`. */
+/* The loopback, and a card (its driver loaded) with the address, mask, gateway (numbers in network order) in `settings`. */
 void raise_loopback(void);
 void raise_network(const char *settings);
 /* Have names looked up as `text` says: the root's own resolv.conf is covered by it. */

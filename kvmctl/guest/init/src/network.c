@@ -53,7 +53,6 @@ void raise_network(const char *settings)
     struct rtentry route = {.rt_flags = RTF_UP | RTF_GATEWAY};
     static const unsigned long requests[] = {SIOCSIFADDR, SIOCSIFNETMASK};
 
-    load_modules("network");
     int fd = SYS(socket, AF_INET, SOCK_DGRAM | O_CLOEXEC, 0);
     if (fd < 0)
         fail("bring up the network", "", fd);

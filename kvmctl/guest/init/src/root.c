@@ -105,13 +105,13 @@ static void mount_devices(void)
 /* A fresh file system in memory over `place`, in which `kept` (a path beneath it, or none) is still what it was. */
 static void mount_fresh(const char *place, const char *options, const char *kept)
 {
-    char source[32];
+    char source[64];
     int fd = kept ? SYS(open, in_root(kept), O_PATH | O_DIRECTORY | O_CLOEXEC) : -ENOENT;
 
     mount_or_fail("tmpfs", in_root(place), "tmpfs", MS_NOSUID | MS_NODEV, options);
     if (fd < 0)
         return;
-    put_number(put_text(source, "/proc/self/fd/"), fd);
+    put_number(put_text(source, ROOT "/proc/self/fd/"), fd);
     make_directories(in_root(kept));
     mount_or_fail(source, in_root(kept), NULL, MS_BIND, NULL);
     SYS(close, fd);
@@ -169,7 +169,7 @@ void set_up(char *settings, char *end)
         else if (is_equal(key, "keep"))
             kept = value;
         else if (is_equal(key, "network"))
-            network = value;
+            load_modules(key), network = value; /* from here: they are not in the root */
         else if (is_equal(key, "resolver"))
             resolver = value;
         else if (is_equal(key, "hostname"))
