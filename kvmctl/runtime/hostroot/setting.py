@@ -25,6 +25,7 @@ _CMDLINE: Final = (
     "random.trust_cpu=1 "  # the only source: a device and its driver would cost more than they give
     "cryptomgr.notests no_timer_check"  # 0.2 s and 0.1 s of a boot without KVM, for what no guest here is about
 )
+_MOUNT_POINTS: Final = ("proc", "sys", "dev", "run", "tmp")
 _9P_OPTIONS: Final = "trans=virtio,version=9p2000.L,msize=512000,cache="
 # What QEMU's user network is made of (QEMU, net/slirp.c): the same for every machine.
 _ADDRESS, _MASK, _GATEWAY, _NAMES = "10.0.2.15", "255.255.255.0", "10.0.2.2", "10.0.2.3"
@@ -62,6 +63,12 @@ class HostRoot:
     accel: Literal["auto", "kvm", "tcg"] = "auto"
     fresh: bool = False
     """See within a second what the host changes meanwhile, which costs time where many files are read."""
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether a layer in the guest's memory is over the root: for what is written, or for the directories that
+        every Linux mounts something on and a bare tree has not."""
+        return self.writable or not all(os.path.isdir(os.path.join(self.root, name)) for name in _MOUNT_POINTS)
 
     def guest_path(self, path: str) -> str | None:
         """Where `path` of the host is in the guest; None for what is not below `root`."""
@@ -107,7 +114,9 @@ def machine_of(wanted: HostRoot, boot: BootFiles) -> Machine:
 def _spec(wanted: HostRoot, boot: BootFiles) -> Mapping[str, Any]:
     driver = _driver(boot)
     cache = "auto" if wanted.fresh else "always"
-    root = {"path": os.path.realpath(wanted.root), "tag": "root", "read_only": True, "driver": driver, "cache": cache}
+    path = os.path.realpath(wanted.root)
+    root = {"path": path, "tag": "root", "read_only": True, "driver": driver, "cache": cache}
+    root["submounts"] = not wanted.is_covered
     written = [
         {"path": outside, "tag": f"write{index}", "driver": driver}
         for index, (outside, _) in enumerate(wanted.write_directories())
@@ -143,8 +152,8 @@ def _driver(boot: BootFiles) -> str:
 
 
 def _check_kernel(wanted: HostRoot, boot: BootFiles) -> None:
-    needed = {"boot": "be run so", "overlay": "write to memory", "network": "have a network"}
-    used = {"boot": True, "overlay": wanted.writable, "network": wanted.network}
+    needed = {"boot": "be run so", "overlay": "have a layer over its root", "network": "have a network"}
+    used = {"boot": True, "overlay": wanted.is_covered, "network": wanted.network}
     for group, purpose in needed.items():
         if used[group] and group in boot.missing:
             names = ", ".join(boot.missing[group])
@@ -157,8 +166,8 @@ def _check_kernel(wanted: HostRoot, boot: BootFiles) -> None:
 def settings_of(wanted: HostRoot, plan: Plan) -> list[tuple[str, str]]:
     """How init is to make the root, in its words; their order matters."""
     pairs = [("hostname", socket.gethostname()), ("keep", wanted.start_directory())]
-    if wanted.writable:
-        pairs.append(("writable", ""))
+    if wanted.is_covered:
+        pairs.append(("layer", "writable" if wanted.writable else "read-only"))
     if wanted.network:
         pairs.append(("network", " ".join(map(_number, (_ADDRESS, _MASK, _GATEWAY)))))
         pairs.append(("resolver", f"nameserver {_NAMES}\n"))

@@ -41,16 +41,8 @@ static const char *in_root(const char *path)
     return whole;
 }
 
-static int is_complete(void)
-{
-    for (unsigned index = 0; index < sizeof needed / sizeof *needed; index++)
-        if (SYS(access, in_root(needed[index]), 0) < 0)
-            return 0;
-    return 1;
-}
-
 /* A layer in memory over the root: for what is written, or for the mount points that a bare tree has not. */
-static void cover_root(int is_writable)
+static void cover_root(const char *mode)
 {
     load_modules("overlay");
     SYS(mkdir, LOWER, 0755);
@@ -62,7 +54,7 @@ static void cover_root(int is_writable)
     mount_or_fail("overlay", ROOT, "overlay", 0, "lowerdir=" LOWER ",upperdir=" COVER "/upper,workdir=" COVER "/work");
     for (unsigned index = 0; index < sizeof needed / sizeof *needed; index++)
         SYS(mkdir, in_root(needed[index]), 0755);
-    if (!is_writable)
+    if (!is_equal(mode, "writable"))
         mount_or_fail("overlay", ROOT, NULL, MS_REMOUNT | MS_RDONLY, NULL);
 }
 
@@ -71,13 +63,13 @@ struct sharing {
     const char *type, *options;
 };
 
-static void mount_root(const char *tag, const struct sharing *sharing, int is_writable)
+static void mount_root(const char *tag, const struct sharing *sharing, const char *layer)
 {
     SYS(mkdir, ROOT, 0755);
     load_modules(sharing->type);
     mount_or_fail(tag, ROOT, sharing->type, MS_RDONLY, sharing->options);
-    if (is_writable || !is_complete())
-        cover_root(is_writable);
+    if (layer)
+        cover_root(layer);
 }
 
 /* What a kernel may be without, and a root may have no place for. */
@@ -159,13 +151,13 @@ static void enter_root(void)
 
 void set_up(char *settings, char *end)
 {
-    char *next = settings, *key, *value, *kept = NULL, *network = NULL, *resolver = NULL;
+    char *next = settings, *key, *value, *kept = NULL, *layer = NULL, *network = NULL, *resolver = NULL;
     struct sharing sharing = {"virtiofs", NULL};
-    int is_writable = 0, is_there = 0;
+    int is_there = 0;
 
     while (next_setting(&next, end, &key, &value)) {
-        if (is_equal(key, "writable"))
-            is_writable = 1;
+        if (is_equal(key, "layer"))
+            layer = value;
         else if (is_equal(key, "keep"))
             kept = value;
         else if (is_equal(key, "network"))
@@ -179,7 +171,7 @@ void set_up(char *settings, char *end)
         else if (is_equal(key, "options"))
             sharing.options = value;
         else if (is_equal(key, "root"))
-            mount_root(value, &sharing, is_writable), mount_system(kept), is_there = 1;
+            mount_root(value, &sharing, layer), mount_system(kept), is_there = 1;
         else if (is_equal(key, "share") && is_there)
             mount_share(value, &sharing);
         else
