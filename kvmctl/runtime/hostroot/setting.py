@@ -112,7 +112,7 @@ def machine_of(wanted: HostRoot, boot: BootFiles) -> Machine:
 
 
 def _spec(wanted: HostRoot, boot: BootFiles) -> Mapping[str, Any]:
-    driver = _driver(boot)
+    driver = _driver(wanted, boot)
     cache = "auto" if wanted.fresh else "always"
     path = os.path.realpath(wanted.root)
     root = {"path": path, "tag": "root", "read_only": True, "driver": driver, "cache": cache}
@@ -140,15 +140,24 @@ def _spec(wanted: HostRoot, boot: BootFiles) -> Mapping[str, Any]:
     }
 
 
-def _driver(boot: BootFiles) -> str:
+def _driver(wanted: HostRoot, boot: BootFiles) -> str:
     """How to share directories, by what the kernel has. Raises HostError."""
-    lacks = [name for name in ("virtiofs", "9p") if name in boot.missing]
-    if len(lacks) == 2:  # both
+    has = [driver for driver in ("virtiofs", "9p") if driver not in boot.missing]
+    if not has:
         raise HostError(
             f"the kernel {boot.version} can't mount a shared directory: it has neither virtiofs nor 9p",
             hint="Take another kernel, or give its modules with --modules DIR.",
         )
-    return {"virtiofs": "9p", "9p": "virtiofs"}[lacks[0]] if lacks else "auto"
+    if wanted.is_covered and os.geteuid() not in {0, os.stat(wanted.root).st_uid}:
+        # An overlay opens what is below it with O_NOATIME, which is for owners; virtiofsd passes that on, and Linux
+        # refuses. QEMU's 9p does without then (hw/9pfs/9p-util.h).
+        if "9p" not in has:
+            raise HostError(
+                f"the kernel {boot.version} can't put a writable layer over files of others for you: it lacks 9p",
+                hint="Take a kernel with 9p (linux-image-amd64), or be root, or write to directories (--rwdir).",
+            )
+        return "9p"
+    return "auto" if len(has) > 1 else has[0]
 
 
 def _check_kernel(wanted: HostRoot, boot: BootFiles) -> None:
