@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 from kvmctl.plan import option
 from kvmctl.plan.helper import Helper, Tree
 from kvmctl.plan.option import Fd, Option
+from kvmctl.plan.share import InputDirectory, SharedDirectory
 
 FORMAT: Final = 1
 """Raised when an older kvmctl could not read a plan any more."""
@@ -118,7 +119,6 @@ class Input:
     writable: bool = False
     locked: bool = False
     """QEMU takes image locks on it, so another process writing it is an error worth explaining beforehand."""
-    directory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,19 +172,6 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class SharedDirectory:
-    """What later commands want to know of a shared directory: `id` is its helper's, where it has one."""
-
-    id: str
-    path: str
-    tag: str
-    driver: Literal["virtiofs", "9p"]
-    mount: str | None
-    """Where a guest that was prepared for it mounts it."""
-    read_only: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Guest:
     """What the launcher may expect of the guest: which ways of asking it anything exist."""
 
@@ -224,7 +211,7 @@ class Plan:
     wrapper: tuple[str, ...] = ()
     """The command that QEMU is started through, which becomes QEMU; ties a captive machine to its launcher."""
     steps: tuple[Step, ...] = ()
-    inputs: tuple[Input, ...] = ()
+    inputs: tuple[Input | InputDirectory, ...] = ()
     ports: tuple[Port, ...] = ()
     before_run: tuple[QmpStep, ...] = ()
     consoles: tuple[Console, ...] = ()
@@ -263,8 +250,8 @@ _CLASSES: Final[dict[str, Any]] = {
     cls.__name__: cls
     for cls in (
         Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CopyNvram, StoreSecret, CopySecret,
-        Input, Port, QmpStep, Console, Disk, Network, Guest, SharedDirectory, Helper,
-        Tree, Fd,
+        Input, InputDirectory, Port, QmpStep, Console, Disk, Network, Guest,
+        SharedDirectory, Helper, Tree, Fd,
     )
 }  # fmt: skip
 

@@ -34,6 +34,7 @@ def shell_script(plan: Plan) -> str:
     lines = [f"# {plan.name}, but for what only kvmctl can hand over: the journal, its own monitor, the lock."]
     lines += [f"# console: socat -,rawer UNIX-CONNECT:{quote(console.socket)}" for console in plan.consoles]
     lines += [f"# then, on the monitor: {_command(step.execute, step.arguments)}" for step in plan.before_run]
+    lines += [f"# left out, for {item.program} is started with QEMU: {item.key}" for item in plan.helpers]
     lines += [f"mkdir -p -m 700 {quote(folder)}" for folder in dict.fromkeys(dirname(item.path) for item in sockets)]
     lines += [line for step in plan.steps for line in _step_lines(step)]
     lines += [line for tap in taps for line in _tap_lines(tap)]
@@ -56,7 +57,7 @@ def _standalone(plan: Plan) -> Iterator[Option]:
                 continue
             case "chardev" if option.body["id"] in served:
                 continue
-            case "mon" | "object" if option.body.get("chardev") in served:
+            case "mon" | "object" | "device" if option.body.get("chardev") in served:
                 continue
             case "chardev" if fds and fds[0] in paths:
                 body = {"path" if key == "fd" else key: value for key, value in option.body.items()}

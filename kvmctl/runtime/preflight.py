@@ -12,6 +12,7 @@ import socket
 from kvmctl.errors import HostError, ImageBusy, ImageError, NotFound, PortBusy
 from kvmctl.image.ofd import is_in_use
 from kvmctl.plan.model import CopyNvram, CreateImage, Input, Plan, Port
+from kvmctl.plan.share import InputDirectory
 from kvmctl.runtime import deferred
 
 
@@ -19,7 +20,7 @@ def check(plan: Plan) -> None:
     """Raises NotFound, HostError, ImageError, ImageBusy or PortBusy for the first thing that QEMU could not use."""
     made = {step.path for step in plan.steps if isinstance(step, CreateImage | CopyNvram)}
     for item in plan.inputs:
-        if item.directory:
+        if isinstance(item, InputDirectory):
             _check_directory(item)
         elif item.path not in made or os.path.lexists(item.path):
             _check_input(item)
@@ -53,7 +54,7 @@ def _check_input(item: Input) -> None:
         )
 
 
-def _check_directory(item: Input) -> None:
+def _check_directory(item: InputDirectory) -> None:
     if not os.path.exists(item.path):
         raise NotFound(f"{item.key}: {item.path!r} does not exist", hint="Give the path of a directory that exists.")
     if not os.path.isdir(item.path):

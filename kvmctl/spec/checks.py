@@ -10,6 +10,7 @@ from typing import Final
 from kvmctl.errors import Problem
 from kvmctl.plan.model import FdSource, Input, Listen, OpenFile, Pair, Tap, VhostNet
 from kvmctl.plan.option import Option, descriptor_names
+from kvmctl.plan.share import InputDirectory
 from kvmctl.spec.context import Lowered
 
 _ID_KEYS: Final[Mapping[str, str]] = {
@@ -42,11 +43,11 @@ def _twins(named: Iterable[tuple[str, str]], message: str) -> Iterator[Problem]:
             yield Problem(found[-1], f"'{name}' {message}", allowed=f"the other is {found[0]}")
 
 
-def _images(inputs: Iterable[Input]) -> Iterator[Problem]:
+def _images(inputs: Iterable[Input | InputDirectory]) -> Iterator[Problem]:
     """QEMU locks what it writes against everybody, itself included."""
     places: dict[str, list[Input]] = defaultdict(list)
     for item in inputs:
-        if item.locked:
+        if isinstance(item, Input) and item.locked:
             places[normpath(item.path)].append(item)
     for found in places.values():
         if len(found) > 1 and any(item.writable for item in found):

@@ -16,9 +16,10 @@ from typing import Literal, TypeAlias
 from kvmctl.errors import Problem
 from kvmctl.plan.facts import HostFacts, QemuFacts
 from kvmctl.plan.helper import Helper
-from kvmctl.plan.model import Console, Disk, FdSource, Input, Network, Port, QmpStep, SharedDirectory, Step
+from kvmctl.plan.model import Console, Disk, FdSource, Input, Network, Port, QmpStep, Step
 from kvmctl.plan.option import Option, Value
 from kvmctl.plan.paths import MachinePaths
+from kvmctl.plan.share import InputDirectory, SharedDirectory
 
 Platform: TypeAlias = Literal["q35", "pc", "microvm"]
 
@@ -129,7 +130,7 @@ class Lowered:
     fds: tuple[FdSource, ...] = ()
     helpers: tuple[Helper, ...] = ()
     steps: tuple[Step, ...] = ()
-    inputs: tuple[Input, ...] = ()
+    inputs: tuple[Input | InputDirectory, ...] = ()
     ports: tuple[Port, ...] = ()
     before_run: tuple[QmpStep, ...] = ()
     consoles: tuple[Console, ...] = ()

@@ -43,8 +43,7 @@ ln file hard; ln absolute hard2; ln relative hard3; ln ../outside/secret hard4; 
 cat hard2 hard3 hard4; echo x >hard2; rm -f hard hard2 hard3 hard4 hard5
 echo renames; mv file ../outside/; mv ../outside/secret .; mv dir ../outside/dir; mv renamed ../../outside/renamed
 mkdir -p deep/er; mv deep/er ../outside/er; cd deep/er && mv ../../deep ../../../outside/deep; share; rm -rf deep
-echo devices; mknod disk b DISK; chmod 666 disk; mknod memory c 1 1; mknod pipe p; mknod null c 1 3; cat disk | head -c 1
-rm -f disk memory null
+echo devices; mknod disk b DISK; chmod 666 disk; mknod mem c 1 1; mknod pipe p; mknod null c 1 3; cat disk | head -c 1
 echo done
 """
 """All that root of a guest may think of, one thing after the other, whatever becomes of each."""

@@ -16,8 +16,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from kvmctl.errors import Problem
 from kvmctl.plan.facts import HostFacts, QemuFacts
-from kvmctl.plan.model import Input, SharedDirectory
 from kvmctl.plan.option import Fd, Option, Value, keyvals
+from kvmctl.plan.share import InputDirectory, SharedDirectory
 from kvmctl.plan.virtiofsd import PACKAGES, Cache, virtiofsd_helper
 from kvmctl.spec.context import At, Context, Lowered, Part, Seat
 from kvmctl.spec.devices.device import Device
@@ -110,7 +110,7 @@ class Share(Device):
         """The device, and what serves it."""
         driver = self.driver_on(ctx.host, ctx.qemu, private_by=ctx.private_by)
         common = Lowered(
-            inputs=(Input(self.path, f"{at.key}.path", directory=True),),
+            inputs=(InputDirectory(self.path, f"{at.key}.path"),),
             shares=(
                 SharedDirectory(
                     f"share{at.index}", self.path, self.tag_at(at.index), driver, self.mount, read_only=self.read_only
