@@ -39,10 +39,11 @@ ON_REQUEST = (
 
 @dataclass(frozen=True)
 class Guest:
-    """The two files that QEMU boots, and the packages they were made of."""
+    """The two files that QEMU boots, the kernel's modules as files, and the packages it was all made of."""
 
     kernel: bytes
     initramfs: bytes
+    modules: dict[str, bytes]
     packages: dict[str, str]
 
 
@@ -58,7 +59,9 @@ def build(apt: Apt, kernels: Sequence[str] = KERNELS) -> Guest:
     add_agent(archive, sources)
     add_modules(archive, kernel)
     add_system(archive)
-    return Guest(kernel.image, archive.finish(), sources.used)
+    files = {f"{module.name}.ko": module.data for module in kernel.modules}
+    files["modules.builtin"] = kernel.builtin.encode()
+    return Guest(kernel.image, archive.finish(), files, sources.used)
 
 
 def add_modules(archive: Archive, kernel: PackagedKernel) -> None:

@@ -9,6 +9,9 @@
 
 #include "command.h"
 
+/* What this is made of, for those who have only the program. */
+__attribute__((used)) static const char made_of[] = "kvmctl init, source " SOURCE ", gcc " __VERSION__;
+
 void power_off(void)
 {
     SYS(sync);
