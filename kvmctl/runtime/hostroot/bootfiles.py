@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from kvmctl.errors import ImageError, KvmctlError
 from kvmctl.guest.init import GROUPS, IMAGE
@@ -21,6 +21,10 @@ from kvmctl.image.kernel.bzimage import find_vmlinux
 from kvmctl.image.kernel.find import KernelFiles, find_builtin, module_files
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import files
+
+
+_FORMAT: Final = 1
+"""Raised when something else is made of the same parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class BootFiles:
 
 def boot_files(kernel: KernelFiles, *, roots: Roots) -> BootFiles:
     """The files to boot `kernel` with, made unless they are there. Raises ImageError, StateError."""
-    record = f"{roots.boot_cache}/{_digest([kernel.image, kernel.modules])}.json"
+    record = f"{roots.boot_cache}/{_digest([_FORMAT, kernel.image, kernel.modules])}.json"
     return _find(record) or _make(kernel, record, roots=roots)
 
 
@@ -54,7 +58,7 @@ def _find(record: str) -> BootFiles | None:
 def _make(kernel: KernelFiles, record: str, *, roots: Roots) -> BootFiles:
     image = _read(kernel.image)
     modules, used = _choose(kernel)
-    made_of = [_stamp(path) for path in (kernel.image, IMAGE, *used)]
+    made_of = [_stamp(path) for path in (kernel.image, IMAGE, *used, *_listings(kernel))]
     directory = f"{roots.boot_cache}/{_digest([made_of, _groups()])}"
     files.make_private_dir(directory)
     initramfs = f"{directory}/initramfs.gz"
@@ -103,13 +107,24 @@ def _choose(kernel: KernelFiles) -> tuple[Modules, list[str]]:
     return choose(GROUPS, find, builtin=builtin), list(dict.fromkeys(used))
 
 
+def _listings(kernel: KernelFiles) -> list[str]:
+    """What changes when a module comes that was not there: the directory, or what depmod or a kernel's build writes."""
+    if kernel.modules is None:
+        return []
+    names = ("", "modules.dep", "modules.order", "modules.builtin")
+    return [os.path.join(kernel.modules, name) for name in names]
+
+
 def _groups() -> dict[str, list[str]]:
     """`GROUPS` as JSON has it."""
     return {group: list(names) for group, names in GROUPS.items()}
 
 
 def _stamp(path: str) -> list[str | int]:
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return [path]
     return [path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 

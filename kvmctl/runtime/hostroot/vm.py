@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ _END_SECONDS: Final = 10.0
 """How long a QEMU whose guest has ended may take to end."""
 _EVIDENCE: Final = 3000
 _PANIC: Final = "Kernel panic"
+_NO_DRIVER: Final = r"kvmctl: cannot find the driver \S*/([\w-]+)"
+"""What init says on the console where it can't say it to us."""
 
 
 @dataclass(slots=True)
@@ -147,9 +150,14 @@ class HostRootVm:
             )
         return AgentError(f"the guest could not {failure}", detail=self._last_words())
 
-    async def _explain_end(self) -> NotRunning:
+    async def _explain_end(self) -> NotRunning | HostError:
         ended = await self.vm.ended_within(_END_SECONDS)
         words = self._last_words()
+        if driver := re.search(_NO_DRIVER, words):
+            return HostError(
+                f"the kernel {self._boot.version} has no {driver[1]}, neither built in nor among the modules found",
+                hint="Give its modules with --modules DIR, or take another kernel.",
+            )
         if _PANIC in words:
             what = "the guest's kernel panicked"
         elif ended:

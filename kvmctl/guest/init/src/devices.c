@@ -15,6 +15,17 @@ int watch_devices(void)
     return watch;
 }
 
+void check_drivers(void)
+{
+    static const char *const drivers[] = {"/sys/bus/pci/drivers/virtio-pci", "/sys/bus/virtio/drivers/virtio_console"};
+
+    for (unsigned index = 0; index < sizeof drivers / sizeof *drivers; index++) {
+        long error = SYS(access, drivers[index], 0);
+        if (error < 0)
+            fail("find the driver ", drivers[index], error);
+    }
+}
+
 int open_port(void)
 {
     struct entry {

@@ -6,6 +6,8 @@
 
 /* A socket that tells of devices from now on. */
 int watch_devices(void);
+/* Fail where no port will ever come: the kernel has not the drivers, or has no modules with them. */
+void check_drivers(void);
 /* The port to the host, opened; -ENOENT or -ENXIO as long as that is too early. */
 int open_port(void);
 

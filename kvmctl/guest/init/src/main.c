@@ -69,8 +69,11 @@ __attribute__((noreturn)) void _start(void)
     int signals = SYS(signalfd4, -1, &watched, sizeof watched, O_CLOEXEC);
     memset(command.fds, -1, sizeof command.fds);
     mount_or_fail("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, NULL);
+    SYS(mkdir, "/sys", 0755);
+    mount_or_fail("sysfs", "/sys", "sysfs", MS_NOSUID, NULL);
     int watch = watch_devices();
     load_modules("boot");
+    check_drivers();
     open_channel(watch, signals);
     for (;;)
         turn(signals, take);
