@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kvmctl.compile import compile_plan as compile_plan
     from kvmctl.errors import AgentError as AgentError
     from kvmctl.errors import AlreadyRunning as AlreadyRunning
+    from kvmctl.errors import AptError as AptError
     from kvmctl.errors import Busy as Busy
     from kvmctl.errors import ConsoleBusy as ConsoleBusy
     from kvmctl.errors import DeadlineExceeded as DeadlineExceeded
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from kvmctl.errors import StateError as StateError
     from kvmctl.guest.agent import Agent as Agent
     from kvmctl.guest.agent import AgentInfo as AgentInfo
+    from kvmctl.guest.init.session import Terminal as Terminal
     from kvmctl.guest.run import ExecResult as ExecResult
     from kvmctl.host.doctor import Report as Report
     from kvmctl.host.doctor import diagnose as diagnose
@@ -79,6 +81,10 @@ if TYPE_CHECKING:
     from kvmctl.runtime.events import ExitReason as ExitReason
     from kvmctl.runtime.events import State as State
     from kvmctl.runtime.helper_locks import HelperInfo as HelperInfo
+    from kvmctl.runtime.hostroot.launch import launch_host_root as launch_host_root
+    from kvmctl.runtime.hostroot.launch import run_host_root as run_host_root
+    from kvmctl.runtime.hostroot.setting import HostRoot as HostRoot
+    from kvmctl.runtime.hostroot.vm import HostRootVm as HostRootVm
     from kvmctl.runtime.images import ImageInfo as ImageInfo
     from kvmctl.runtime.images import RemovedImage as RemovedImage
     from kvmctl.runtime.images import available_images as available_images
@@ -130,6 +136,7 @@ _HOME = {
     "compile_plan": "kvmctl.compile",
     "AgentError": "kvmctl.errors",
     "AlreadyRunning": "kvmctl.errors",
+    "AptError": "kvmctl.errors",
     "Busy": "kvmctl.errors",
     "ConsoleBusy": "kvmctl.errors",
     "DeadlineExceeded": "kvmctl.errors",
@@ -155,6 +162,7 @@ _HOME = {
     "StateError": "kvmctl.errors",
     "Agent": "kvmctl.guest.agent",
     "AgentInfo": "kvmctl.guest.agent",
+    "Terminal": "kvmctl.guest.init.session",
     "ExecResult": "kvmctl.guest.run",
     "Report": "kvmctl.host.doctor",
     "diagnose": "kvmctl.host.doctor",
@@ -188,6 +196,11 @@ _HOME = {
     "Exit": "kvmctl.runtime.events",
     "ExitReason": "kvmctl.runtime.events",
     "State": "kvmctl.runtime.events",
+    "HelperInfo": "kvmctl.runtime.helper_locks",
+    "launch_host_root": "kvmctl.runtime.hostroot.launch",
+    "run_host_root": "kvmctl.runtime.hostroot.launch",
+    "HostRoot": "kvmctl.runtime.hostroot.setting",
+    "HostRootVm": "kvmctl.runtime.hostroot.vm",
     "ImageInfo": "kvmctl.runtime.images",
     "RemovedImage": "kvmctl.runtime.images",
     "available_images": "kvmctl.runtime.images",
@@ -198,7 +211,6 @@ _HOME = {
     "missing_images": "kvmctl.runtime.images",
     "pull_image": "kvmctl.runtime.images",
     "remove_image": "kvmctl.runtime.images",
-    "HelperInfo": "kvmctl.runtime.helper_locks",
     "launch": "kvmctl.runtime.launch",
     "start": "kvmctl.runtime.launch",
     "MachineInfo": "kvmctl.runtime.listing",

@@ -16,7 +16,8 @@
     ├── HostError                     8   this host can't: no KVM, no QEMU, too old, missing helper
     │   ├── QemuNotFound
     │   ├── QemuTooOld
-    │   └── KvmUnavailable
+    │   ├── KvmUnavailable
+    │   └── AptError                      … the distribution's packages can't be had
     ├── LaunchFailed                  9   QEMU was started and did not come up
     ├── DeadlineExceeded             10   no answer within the time given
     ├── QmpError                     11   QEMU refused a command
@@ -165,6 +166,10 @@ class QemuTooOld(HostError):
 
 class KvmUnavailable(HostError):
     """``accel = "kvm"`` was asked for and KVM can't be used."""
+
+
+class AptError(HostError):
+    """A package of the distribution can't be had: there is no apt, no such package, or no way to its mirror."""
 
 
 class LaunchFailed(KvmctlError):

@@ -115,6 +115,20 @@ class Roots:
         """The user's own additions to the catalogue of images."""
         return join(self.config, "images.toml")
 
+    @property
+    def kernel_cache(self) -> str:
+        """Kernels out of the distribution's packages: image and modules, a directory each."""
+        return join(self.cache, "kernels")
+
+    def kernel(self, package: str) -> str:
+        """The kernel of one package."""
+        return join(self.kernel_cache, package)
+
+    @property
+    def boot_cache(self) -> str:
+        """Kernels unpacked and initramfs archives for machines made of this host, by what they were made of."""
+        return join(self.cache, "boot")
+
     def spec(self, name: str) -> str:
         """A defined machine's spec; the machine is defined by this file being there. Raises NotFound."""
         return join(self.machines, f"{check_name(name)}.toml")
