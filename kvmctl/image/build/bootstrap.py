@@ -40,6 +40,10 @@ CLOUD_INIT_PACKAGES: Final = ("cloud-init", "netplan.io")
 _HERE: Final = os.path.dirname(os.path.abspath(__file__))
 _NODES: Final = "null zero full random urandom tty"
 _EXCLUDED: Final = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*")
+_COPIED: Final = ("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-")
+"""Whatever changes them makes a new file with the owner of the one before, as it sees it: root."""
+_SHADOW: Final = 42
+"""The group shadow, by base-passwd's list of what is the same on all Debians."""
 _LOG_LINES: Final = 30
 
 STEPS: Final = {
@@ -80,7 +84,7 @@ def bootstrap(
     argv = [
         *_isolation(is_root=is_root),
         *_filtered(root, record, is_root=is_root),
-        *mmdebstrap_command(tools.mmdebstrap, suite=suite, packages=packages, settings=settings, is_root=is_root),
+        *mmdebstrap_command(tools, suite=suite, packages=packages, settings=settings, is_root=is_root),
         root,
         *(source.line for source in sources),
     ]
@@ -88,18 +92,21 @@ def bootstrap(
     if is_root:
         return []
     with open(record, encoding="ascii") as file:
-        return [Owner(*item) for item in json.load(file)]
+        noted = [Owner(*item) for item in json.load(file)]
+    known = {owner.path for owner in noted}
+    return [*noted, *(Owner(path, 0, _SHADOW) for path in _COPIED if path not in known)]
 
 
 def mmdebstrap_command(
-    program: str, *, suite: str, packages: Iterable[str], settings: Iterable[str], is_root: bool
+    tools: Tools, *, suite: str, packages: Iterable[str], settings: Iterable[str], is_root: bool
 ) -> list[str]:
     """mmdebstrap with all its options; where to, and from where, come behind."""
     options = [f"--aptopt={setting}" for setting in ('APT::Install-Recommends "false"', 'APT::Sandbox::User "root"')]
     options += [f"--aptopt={setting}" for setting in settings]
     options += [f"--dpkgopt=path-exclude={pattern}" for pattern in _EXCLUDED]
     options += ["--dpkgopt=path-include=/usr/share/doc/*/copyright", "--dpkgopt=force-confold"]
-    options += ["--essential-hook=" + _copy_tree_command()]
+    # Else the package usrmerge would turn /bin into a link at last, for which it needs all of Perl.
+    options += [f"--hook-dir={os.path.join(tools.hooks, 'merged-usr')}", "--essential-hook=" + _copy_tree_command()]
     if not is_root:
         # devpts and sysfs can't be mounted by who is nobody but root, and no device can be made: those of this host
         # are bound for as long as it takes.
@@ -108,7 +115,7 @@ def mmdebstrap_command(
         options += ["--skip=chroot/mount/dev", f'--extract-hook={bind}; ln -sfn /proc/self/fd "$1/dev/fd"']
         options += [f"--customize-hook={release}"]
     options.insert(-1 if not is_root else len(options), f"--customize-hook={os.path.join(_HERE, 'customize')}")
-    head = [program, "--mode=root", "--variant=minbase", f"--include={','.join(packages)}", "--format=directory"]
+    head = [tools.mmdebstrap, "--mode=root", "--variant=minbase", f"--include={','.join(packages)}", "--format=directory"]
     return [*head, *options, suite]
 
 

@@ -42,6 +42,8 @@ class Tools:
 
     directory: str
     mmdebstrap: str
+    hooks: str
+    """mmdebstrap's own collection of hooks."""
     environment: dict[str, str]
     """For programs of a build: with the directory first, and no more of the user's own than is of use."""
 
@@ -94,7 +96,13 @@ def unpack_tools(apt: Apt, directory: str) -> Tools:
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
     environment |= {"PATH": os.pathsep.join((os.path.join(directory, "usr/bin"), path)), "LC_ALL": "C.UTF-8"}
     environment |= {"PERL5LIB": libraries} if libraries else {}
-    return Tools(directory, mmdebstrap or os.path.join(directory, "usr/bin/mmdebstrap"), environment)
+    here = directory if mmdebstrap is None else "/"
+    return Tools(
+        directory,
+        mmdebstrap or os.path.join(directory, "usr/bin/mmdebstrap"),
+        os.path.join(here, "usr/share/mmdebstrap/hooks"),
+        environment,
+    )
 
 
 def run(argv: Sequence[str], *, tools: Tools, doing: str, hint: str = "") -> str:
