@@ -115,7 +115,13 @@ def mmdebstrap_command(
         options += ["--skip=chroot/mount/dev", f'--extract-hook={bind}; ln -sfn /proc/self/fd "$1/dev/fd"']
         options += [f"--customize-hook={release}"]
     options.insert(-1 if not is_root else len(options), f"--customize-hook={os.path.join(_HERE, 'customize')}")
-    head = [tools.mmdebstrap, "--mode=root", "--variant=minbase", f"--include={','.join(packages)}", "--format=directory"]
+    head = [
+        tools.mmdebstrap,
+        "--mode=root",
+        "--variant=minbase",
+        f"--include={','.join(packages)}",
+        "--format=directory",
+    ]
     return [*head, *options, suite]
 
 
