@@ -18,6 +18,15 @@ def complete_machine(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def complete_image(incomplete: str) -> list[str]:
+    """The images that are there or can be had whose names begin with `incomplete`, for the Tab key."""
+    try:
+        names = kvmctl.image_names()
+    except kvmctl.KvmctlError:
+        return []
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
 Name: TypeAlias = Annotated[
     str, typer.Argument(metavar="NAME", help="The machine's name.", autocompletion=complete_machine)
 ]
@@ -25,7 +34,7 @@ Spec: TypeAlias = Annotated[
     str,
     typer.Argument(
         metavar="MACHINE",
-        help="The machine's name, or the path of a spec (with a / or ending in .toml).",
+        help="The machine's name, the path of a spec (with a / or ending in .toml), or an image's name.",
         autocompletion=complete_machine,
     ),
 ]

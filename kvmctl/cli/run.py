@@ -14,6 +14,7 @@ from kvmctl import Exit, ExitReason, KvmctlError, Vm, launch, open_console, stop
 from kvmctl.cli import output, session, terminal
 from kvmctl.cli.arguments import Spec
 from kvmctl.cli.exec import OUR_FAILURE, TIMED_OUT, stream
+from kvmctl.cli.pulling import pulling_what_is_missing
 
 _GOOD_ENDS: Final = {ExitReason.GUEST_SHUTDOWN, ExitReason.GUEST_RESET, ExitReason.HOST_QUIT}
 
@@ -39,13 +40,19 @@ def run(
     With a command, that is run through the guest agent once it answers, and its exit code becomes ours, as with
     kvmctl exec: 124 says that the time was up, 125 that it did not come to it.
 
+    An image's name stands for a machine of it: 2 CPUs, 1 GiB of memory, a network of its own and a disk that is an
+    overlay of the image, which is pulled first if it is not there. kvmctl argv NAME shows it.
+
     \b
     kvmctl run tiny
+    kvmctl run debian-12
     kvmctl run machines/small-linux.toml -- uname -a
     """
     if command:
         raise typer.Exit(_run_command(machine, command, name=name, timeout=timeout))
-    raise typer.Exit(session.run(_run(machine, name), timeout=timeout, doing=f"run {machine}"))
+    raise typer.Exit(
+        pulling_what_is_missing(lambda: session.run(_run(machine, name), timeout=timeout, doing=f"run {machine}"))
+    )
 
 
 async def _run(machine: str, name: str | None) -> int:
@@ -101,7 +108,9 @@ def _exit_code(vm: Vm, end: Exit) -> int:
 
 def _run_command(machine: str, command: list[str], *, name: str | None, timeout: float | None) -> int:
     try:
-        return session.run(_launch_and_run(machine, command, name), timeout=timeout, doing=f"run {command[0]!r}")
+        return pulling_what_is_missing(
+            lambda: session.run(_launch_and_run(machine, command, name), timeout=timeout, doing=f"run {command[0]!r}")
+        )
     except KvmctlError as error:
         output.fail(error)
         return TIMED_OUT if isinstance(error, session.TimeIsUp) else OUR_FAILURE

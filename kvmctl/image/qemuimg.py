@@ -24,6 +24,16 @@ def create(program: str, path: str, *, image_format: str, size: int) -> None:
     _run([program, "create", "-q", "-f", image_format, partial, str(size)], partial, path, verb="create")
 
 
+def create_overlay(program: str, path: str, *, backing: str, backing_format: str, size: int) -> None:
+    """Make a qcow2 overlay of `backing` with `size` bytes, 0600; it is at `path` whole or not at all.
+
+    Raises ImageError.
+    """
+    partial = f"{path}.{os.getpid()}.part"
+    argv = [program, "create", "-q", "-f", "qcow2", "-b", backing, "-F", backing_format, partial, str(size)]
+    _run(argv, partial, path, verb="create")
+
+
 def convert(
     program: str, source: str, path: str, *, source_format: str, image_format: str, compressed: bool = False
 ) -> None:

@@ -33,10 +33,10 @@ def is_name(text: str) -> bool:
     return re.fullmatch(NAME, text) is not None
 
 
-def check_name(name: str) -> str:
-    """`name` itself. Raises NotFound where no machine can be called that."""
+def check_name(name: str, *, of: str = "machine") -> str:
+    """`name` itself. Raises NotFound where no machine (or what else it is `of`) can be called that."""
     if not is_name(name):
-        raise NotFound(f"no machine can be called {name!r}", hint=f"A name is {NAME_ALLOWED}.")
+        raise NotFound(f"no {of} can be called {name!r}", hint=f"A name is {NAME_ALLOWED}.")
     return name
 
 
@@ -92,6 +92,21 @@ class Roots:
         """Plans of specs that were started before, for as long as nothing that they were made from has changed."""
         return join(self.cache, "plans")
 
+    @property
+    def images(self) -> str:
+        """Disk images by content, and the names they go by: what machines' disks are overlays of."""
+        return join(self.state, "images")
+
+    @property
+    def downloads(self) -> str:
+        """Images on their way here: what a pull that was broken off goes on from."""
+        return join(self.cache, "downloads")
+
+    @property
+    def catalogue(self) -> str:
+        """The user's own additions to the catalogue of images."""
+        return join(self.config, "images.toml")
+
     def spec(self, name: str) -> str:
         """A defined machine's spec; the machine is defined by this file being there. Raises NotFound."""
         return join(self.machines, f"{check_name(name)}.toml")
@@ -103,7 +118,7 @@ class Roots:
         """
         run = join(self.runtime, check_name(name))
         state = join(run, "state") if ephemeral else join(self.state, "machines", name)
-        return MachinePaths(name=name, run=run, state=state)
+        return MachinePaths(name=name, run=run, state=state, images=self.images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +128,8 @@ class MachinePaths:
     name: str
     run: str
     state: str
+    images: str = ""
+    """The image store, which all machines share."""
 
     @property
     def lock(self) -> str:
@@ -233,6 +250,41 @@ class MachinePaths:
     def secret(self, stem: str) -> str:
         """The file of one secret, by its object's id."""
         return join(self.secrets, stem)
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePaths:
+    """The files of the image store in the directory `root`."""
+
+    root: str
+
+    @property
+    def blobs(self) -> str:
+        """Images, each called by the SHA-256 of its content: 0400, and never changed."""
+        return join(self.root, "sha256")
+
+    @property
+    def names(self) -> str:
+        """What the images are called, and what is known of them."""
+        return join(self.root, "names")
+
+    @property
+    def incoming(self) -> str:
+        """Images on their way in, each locked by who brings it."""
+        return join(self.root, "incoming")
+
+    @property
+    def lock(self) -> str:
+        """Locked by all who use an image's name, and alone by who adds or removes."""
+        return join(self.root, "lock")
+
+    def blob(self, digest: str) -> str:
+        """The image with this digest."""
+        return join(self.blobs, digest)
+
+    def record(self, name: str) -> str:
+        """Which image bears the name, and where it is from, as JSON. Raises NotFound for what can't be a name."""
+        return join(self.names, f"{check_name(name, of='image')}.json")
 
 
 def fits_sun_path(path: str) -> bool:

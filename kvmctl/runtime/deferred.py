@@ -1,14 +1,18 @@
-"""Doors to modules whose libraries (pyroute2, psutil) are slow to import: paid for by who goes through."""
+"""Doors to modules that are seldom needed, or whose libraries (pyroute2, psutil) are slow to import: paid for by who
+goes through."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from kvmctl.plan.model import Tap, VhostNet
+from kvmctl.plan.model import CreateOverlay, Tap, VhostNet
+from kvmctl.runtime.store import find_roots
 
 if TYPE_CHECKING:
+    from kvmctl.errors import KvmctlError, NotFound
     from kvmctl.image.holders import Holder
+    from kvmctl.plan.paths import Roots
 
 
 def open_tap(source: Tap) -> list[int]:
@@ -44,3 +48,31 @@ def find_listener(port: int) -> Holder | None:
     """`kvmctl.image.holders.find_listener`."""
     holder: Holder | None = import_module("kvmctl.image.holders").find_listener(port)
     return holder
+
+
+def check_overlay(step: CreateOverlay) -> None:
+    """`kvmctl.image.overlay.check`."""
+    import_module("kvmctl.image.overlay").check(step, catalogue=find_roots().catalogue)
+
+
+def create_overlay(step: CreateOverlay, *, qemu: str) -> None:
+    """`kvmctl.image.overlay.create`."""
+    import_module("kvmctl.image.overlay").create(step, qemu=qemu, catalogue=find_roots().catalogue)
+
+
+def explain_exit(name: str, *, source: str, status: int | None, log: str) -> KvmctlError:
+    """`kvmctl.runtime.verdict.explain`."""
+    error: KvmctlError = import_module("kvmctl.runtime.verdict").explain(name, source=source, status=status, log=log)
+    return error
+
+
+def no_spec(reference: str, roots: Roots) -> NotFound:
+    """`kvmctl.runtime.listing.no_spec`."""
+    error: NotFound = import_module("kvmctl.runtime.listing").no_spec(reference, roots)
+    return error
+
+
+def image_names(roots: Roots) -> set[str]:
+    """`kvmctl.runtime.images.image_names`."""
+    names: set[str] = import_module("kvmctl.runtime.images").image_names(roots)
+    return names

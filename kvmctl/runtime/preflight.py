@@ -11,13 +11,17 @@ import socket
 
 from kvmctl.errors import ImageBusy, ImageError, NotFound, PortBusy
 from kvmctl.image.ofd import is_in_use
-from kvmctl.plan.model import CopyNvram, CreateImage, Input, Plan, Port
+from kvmctl.plan.model import CopyNvram, CreateImage, CreateOverlay, Input, Plan, Port
 from kvmctl.runtime import deferred
 
 
 def check(plan: Plan) -> None:
-    """Raises NotFound, ImageError, ImageBusy or PortBusy for the first thing that QEMU could not use."""
-    made = {step.path for step in plan.steps if isinstance(step, CreateImage | CopyNvram)}
+    """Raises NotFound, ImageMissing, ImageError, ImageBusy, PortBusy or StateError for the first thing that is in
+    the way."""
+    made = {step.path for step in plan.steps if isinstance(step, CreateImage | CreateOverlay | CopyNvram)}
+    for step in plan.steps:
+        if isinstance(step, CreateOverlay) and not os.path.lexists(step.path):
+            deferred.check_overlay(step)
     for item in plan.inputs:
         if item.path not in made or os.path.lexists(item.path):
             _check_input(item)
