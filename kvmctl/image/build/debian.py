@@ -25,7 +25,7 @@ from kvmctl.image.build.tools import Tools, check_host, unpack_tools
 from kvmctl.image.build.workspace import Workspace, workspace
 from kvmctl.image.packages.apt import Apt
 
-DEFAULT_SIZE: Final = 8 << 30
+DEFAULT_SIZE: Final = 4 << 30
 """Bytes the disk shows; it takes what is in it, and machines' overlays of it may be larger."""
 CMDLINE: Final = "console=tty0 console=ttyS0 quiet"
 HOSTNAME: Final = "debian"

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from kvmctl.errors import StateError
-from kvmctl.image import ofd
+from kvmctl.image import ofd, private
 
 _LOCK = ".lock"
 
@@ -31,15 +30,12 @@ class Workspace:
 @contextmanager
 def workspace(parent: str) -> Iterator[Workspace]:
     """A fresh directory in `parent`, gone when the context is left; those of dead builds go too. Raises StateError."""
+    private.make_directory(parent)
     try:
-        os.makedirs(parent, mode=0o700, exist_ok=True)
         sweep(parent)
-        lock = _lock_new(parent)
+        path, descriptor = _lock_new(parent)
     except OSError as error:
-        raise StateError(
-            f"cannot build in {parent!r}: {error.strerror}", hint="Point KVMCTL_CACHE_DIR elsewhere."
-        ) from error
-    path, descriptor = lock
+        raise private.cannot("build in", parent, error) from error
     try:
         os.mkdir(path, 0o700)
         yield Workspace(path, descriptor)
