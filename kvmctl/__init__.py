@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from kvmctl.host.finding import Finding as Finding
     from kvmctl.host.record import Survey as Survey
     from kvmctl.host.survey import survey as survey
+    from kvmctl.image.build.debian import BuildProgress as BuildProgress
+    from kvmctl.image.build.debian import BuiltImage as BuiltImage
+    from kvmctl.image.build.debian import build_debian as build_debian
     from kvmctl.image.catalogue import CatalogueEntry as CatalogueEntry
     from kvmctl.image.pull import PulledImage as PulledImage
     from kvmctl.image.pull import PullProgress as PullProgress
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     from kvmctl.plan.shell import readable as readable
     from kvmctl.plan.shell import shell_script as shell_script
     from kvmctl.runtime.attach import attach as attach
+    from kvmctl.runtime.building import build_debian_image as build_debian_image
     from kvmctl.runtime.console import Console as Console
     from kvmctl.runtime.console import open_console as open_console
     from kvmctl.runtime.describe import Description as Description
@@ -169,6 +173,9 @@ _HOME = {
     "Finding": "kvmctl.host.finding",
     "Survey": "kvmctl.host.record",
     "survey": "kvmctl.host.survey",
+    "BuildProgress": "kvmctl.image.build.debian",
+    "BuiltImage": "kvmctl.image.build.debian",
+    "build_debian": "kvmctl.image.build.debian",
     "CatalogueEntry": "kvmctl.image.catalogue",
     "PullProgress": "kvmctl.image.pull",
     "PulledImage": "kvmctl.image.pull",
@@ -182,6 +189,7 @@ _HOME = {
     "readable": "kvmctl.plan.shell",
     "shell_script": "kvmctl.plan.shell",
     "attach": "kvmctl.runtime.attach",
+    "build_debian_image": "kvmctl.runtime.building",
     "Console": "kvmctl.runtime.console",
     "open_console": "kvmctl.runtime.console",
     "Description": "kvmctl.runtime.describe",

@@ -26,6 +26,7 @@ class Verb:
 IMAGE: Final = (
     Verb("pull", "image", "pull", "Download images by their names in the catalogue, or by their addresses"),
     Verb("import", "image", "import_", "Take a copy of an image's file into the store"),
+    Verb("build", "build", "build", "Build an image from a distribution's packages"),
     Verb("list", "image", "list_", "List the images in the store, or all that can be had"),
     Verb("rm", "image", "rm", "Remove images from the store"),
     Verb("gc", "image", "gc", "Remove what of images nothing needs any more"),

@@ -111,6 +111,11 @@ class Roots:
         return join(self.cache, "downloads")
 
     @property
+    def builds(self) -> str:
+        """Where images are built: a directory for each build and its lock, both gone when it ends."""
+        return join(self.cache, "builds")
+
+    @property
     def catalogue(self) -> str:
         """The user's own additions to the catalogue of images."""
         return join(self.config, "images.toml")

@@ -57,6 +57,19 @@ class Apt:
             self.refresh()  # the system's lists may name a file that the mirror has replaced since
             return self._download(name)
 
+    def index_targets(self) -> str:
+        """All that apt knows of where packages come from, as ``apt-get indextargets`` prints it. Raises AptError."""
+        asked = ("apt-get", "indextargets", "Created-By: Packages")
+        if "\nOrigin: " not in (known := self._run(*asked)) and not self._private:
+            self.refresh()  # without the lists it is only known where they are
+            return self._run(*asked)
+        return known
+
+    def settings(self, prefix: str) -> list[str]:
+        """The settings whose names begin so, each as apt.conf(5) has it, without its semicolon. Raises AptError."""
+        lines = self._run("apt-config", "dump").splitlines()
+        return [line.removesuffix(";") for line in lines if line.startswith(prefix) and not line.endswith('"";')]
+
     def refresh(self) -> None:
         """Fetch lists of our own and use them from now on. Raises AptError."""
         self._private = True
