@@ -80,6 +80,21 @@ class CreateImage:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateOverlay:
+    """A qcow2 overlay of the image `image` in the store `store`, to be made if it is not there.
+
+    Which image bears the name is settled when the overlay is made, and from then on the overlay itself says what it
+    lies over. `size` in bytes; the overlay is as large as the image where that is larger, or where it is None.
+    """
+
+    path: str
+    store: str
+    image: str
+    size: int | None
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class CopyNvram:
     """UEFI variables to be copied from the firmware's template, as qcow2, if they are not there."""
 
@@ -107,7 +122,7 @@ class CopySecret:
     key: str
 
 
-Step: TypeAlias = CreateImage | CopyNvram | StoreSecret | CopySecret
+Step: TypeAlias = CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +264,8 @@ class Plan:
 _CLASSES: Final[dict[str, Any]] = {
     cls.__name__: cls
     for cls in (
-        Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CopyNvram, StoreSecret, CopySecret,
-        Input, InputDirectory, Port, QmpStep, Console, Disk, Network, Guest,
+        Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CreateOverlay, CopyNvram,
+        StoreSecret, CopySecret, Input, InputDirectory, Port, QmpStep, Console, Disk, Network, Guest,
         SharedDirectory, Helper, Tree, Fd,
     )
 }  # fmt: skip

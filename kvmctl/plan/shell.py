@@ -13,8 +13,20 @@ from posixpath import dirname
 from shlex import join, quote
 from typing import Final, assert_never
 
-from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, Listen, OpenFile, Plan, Step, StoreSecret, Tap
+from kvmctl.plan.model import (
+    CopyNvram,
+    CopySecret,
+    CreateImage,
+    CreateOverlay,
+    Listen,
+    OpenFile,
+    Plan,
+    Step,
+    StoreSecret,
+    Tap,
+)
 from kvmctl.plan.option import Option, Value, descriptor_names, render_option
+from kvmctl.plan.paths import ImagePaths
 
 _REDIRECTIONS: Final = {"read": "<", "write": "<>", "append": ">>"}
 _HANDED_OVER: Final = frozenset({"fd", "fds", "vhostfd", "vhostfds"})
@@ -102,6 +114,8 @@ def _step_lines(step: Step) -> Iterator[str]:
     match step:
         case CreateImage():
             yield f"[ -e {path} ] || qemu-img create -q -f {step.format} {path} {step.size}"
+        case CreateOverlay():
+            yield f"[ -e {path} ] || {_overlay_command(step)}"
         case CopyNvram():
             source = f"-f {step.template_format} -O qcow2 {quote(step.template)}"
             yield f"[ -e {path} ] || qemu-img convert {source} {path}"
@@ -111,6 +125,19 @@ def _step_lines(step: Step) -> Iterator[str]:
             yield f"( umask 077; tr -d '\\r\\n' <{quote(step.source)} >{path} )"
         case _:
             assert_never(step)
+
+
+def _overlay_command(step: CreateOverlay) -> str:
+    """Makes an overlay of whatever image bears the name then, by its record: JSON with a key a line."""
+    paths = ImagePaths(step.store)
+    record = quote(paths.record(step.image))
+
+    def known(key: str) -> str:
+        return f'$(sed -n \'s/^ "{key}": "*\\([0-9a-z]*\\).*/\\1/p\' {record})'
+
+    size = "" if step.size is None else f' "$(( {known("size")} > {step.size} ? {known("size")} : {step.size} ))"'
+    base = f'-b {quote(paths.blobs)}/"{known("digest")}" -F "{known("format")}"'
+    return f"qemu-img create -q -f qcow2 {base} {quote(step.path)}{size}"
 
 
 def _command(execute: str, arguments: Mapping[str, object]) -> str:

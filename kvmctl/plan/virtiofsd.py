@@ -55,12 +55,24 @@ def understand(path: str, help_text: str) -> Virtiofsd:
 
 
 def virtiofsd_helper(
-    daemon: Virtiofsd, *, name: str, path: str, read_only: bool, cache: Cache, paths: MachinePaths, key: str
+    daemon: Virtiofsd,
+    *,
+    name: str,
+    path: str,
+    read_only: bool,
+    cache: Cache,
+    submounts: bool,
+    paths: MachinePaths,
+    key: str,
 ) -> Helper:
     """The helper that serves the directory `path` of the host; the id `name` is also that of QEMU's descriptor."""
     tree = Tree(path, paths.helper_tree(name), read_only)
     listens = Fd(f"{name}-listens", prefix="--fd=")
-    words = _first_words(tree, cache) if daemon.is_first else _words(daemon, tree, cache)
+    words = (
+        _first_words(tree, cache, submounts=submounts)
+        if daemon.is_first
+        else _words(daemon, tree, cache, submounts=submounts)
+    )
     return Helper(
         id=name,
         program="virtiofsd",
@@ -75,16 +87,18 @@ def virtiofsd_helper(
     )
 
 
-def _first_words(tree: Tree, cache: Cache) -> Iterator[str]:
-    # Submounts are told of, or two files of different file systems with one inode number would be the same file.
+def _first_words(tree: Tree, cache: Cache, *, submounts: bool) -> Iterator[str]:
     escaped = re.sub(r"([\\,])", r"\\\1", tree.mount)
-    yield from ("-o", f"source={escaped}", "-o", f"cache={cache}", "-o", "announce_submounts", "-o", "log_level=warn")
+    yield from ("-o", f"source={escaped}", "-o", f"cache={cache}")
+    if submounts:
+        yield from ("-o", "announce_submounts")
+    yield from ("-o", "log_level=warn")
 
 
-def _words(daemon: Virtiofsd, tree: Tree, cache: Cache) -> Iterator[str]:
+def _words(daemon: Virtiofsd, tree: Tree, cache: Cache, *, submounts: bool) -> Iterator[str]:
     yield f"--shared-dir={tree.mount}"
     yield f"--cache={'never' if cache == 'none' else cache}"
     yield "--sandbox=namespace"
     optional = {"--readonly": tree.read_only, "--log-level=warn": True, "--inode-file-handles=never": True}
-    optional["--announce-submounts"] = True  # as for the first one
+    optional["--announce-submounts"] = submounts
     yield from (word for word, is_wanted in optional.items() if is_wanted and word.partition("=")[0] in daemon.options)

@@ -8,12 +8,13 @@ from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from kvmctl.plan.helper import Helper
-from kvmctl.plan.model import Plan, Tap, VhostNet
+from kvmctl.runtime.store import find_roots
 
 if TYPE_CHECKING:
     from kvmctl.errors import KvmctlError, NotFound
     from kvmctl.image.holders import Holder
+    from kvmctl.plan.helper import Helper
+    from kvmctl.plan.model import CreateOverlay, Plan, Tap, VhostNet
     from kvmctl.plan.paths import Roots
     from kvmctl.runtime.helpers import RunningHelper
 
@@ -53,6 +54,16 @@ def find_listener(port: int) -> Holder | None:
     return holder
 
 
+def check_overlay(step: CreateOverlay) -> None:
+    """`kvmctl.image.overlay.check`."""
+    import_module("kvmctl.image.overlay").check(step, catalogue=find_roots().catalogue)
+
+
+def create_overlay(step: CreateOverlay, *, qemu: str) -> None:
+    """`kvmctl.image.overlay.create`."""
+    import_module("kvmctl.image.overlay").create(step, qemu=qemu, catalogue=find_roots().catalogue)
+
+
 def explain_exit(name: str, *, source: str, status: int | None, log: str) -> KvmctlError:
     """`kvmctl.runtime.verdict.explain`."""
     error: KvmctlError = import_module("kvmctl.runtime.verdict").explain(name, source=source, status=status, log=log)
@@ -63,6 +74,12 @@ def no_spec(reference: str, roots: Roots) -> NotFound:
     """`kvmctl.runtime.listing.no_spec`."""
     error: NotFound = import_module("kvmctl.runtime.listing").no_spec(reference, roots)
     return error
+
+
+def image_names(roots: Roots) -> set[str]:
+    """`kvmctl.runtime.images.image_names`."""
+    names: set[str] = import_module("kvmctl.runtime.images").image_names(roots)
+    return names
 
 
 def start_helper(helper: Helper, *, env: Mapping[str, str], undo: ExitStack) -> tuple[int, RunningHelper]:

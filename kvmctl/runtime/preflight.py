@@ -11,14 +11,18 @@ import socket
 
 from kvmctl.errors import HostError, ImageBusy, ImageError, NotFound, PortBusy
 from kvmctl.image.ofd import is_in_use
-from kvmctl.plan.model import CopyNvram, CreateImage, Input, Plan, Port
+from kvmctl.plan.model import CopyNvram, CreateImage, CreateOverlay, Input, Plan, Port
 from kvmctl.plan.share import InputDirectory
 from kvmctl.runtime import deferred
 
 
 def check(plan: Plan) -> None:
-    """Raises NotFound, HostError, ImageError, ImageBusy or PortBusy for the first thing that QEMU could not use."""
-    made = {step.path for step in plan.steps if isinstance(step, CreateImage | CopyNvram)}
+    """Raises NotFound, HostError, ImageMissing, ImageError, ImageBusy, PortBusy or StateError for the first thing
+    that is in the way."""
+    made = {step.path for step in plan.steps if isinstance(step, CreateImage | CreateOverlay | CopyNvram)}
+    for step in plan.steps:
+        if isinstance(step, CreateOverlay) and not os.path.lexists(step.path):
+            deferred.check_overlay(step)
     for item in plan.inputs:
         if isinstance(item, InputDirectory):
             _check_directory(item)

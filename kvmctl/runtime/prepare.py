@@ -12,6 +12,7 @@ from kvmctl.host.identity import find_qemu, identify
 from kvmctl.host.kvm import probe
 from kvmctl.host.qemu import binary_facts
 from kvmctl.host.virtiofsd import probe_virtiofsd
+from kvmctl.plan import preset
 from kvmctl.plan.facts import HostFacts, QemuFacts
 from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Plan
@@ -19,7 +20,7 @@ from kvmctl.plan.option import keyval
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import specs, store
 from kvmctl.spec.firmware import FROM_DESCRIPTORS
-from kvmctl.spec.load import load
+from kvmctl.spec.load import load, parse
 from kvmctl.spec.machine import Machine
 
 _CAP_SETPCAP: Final = 8
@@ -91,14 +92,16 @@ def load_machine(machine: Machine | str | os.PathLike[str], *, roots: Roots | No
     """`machine` itself, or the spec of that name or in that file. Raises SpecError, NotFound."""
     if isinstance(machine, Machine):
         return machine
-    return load(specs.find_spec(os.fspath(machine), roots=roots))
+    spec = specs.find_spec(os.fspath(machine), roots=roots)
+    if preset.find_image(spec) is not None:
+        return parse(specs.read_text(spec), source=spec, base="/")
+    return load(spec)
 
 
 def name_of(reference: Machine | str | os.PathLike[str], machine: Machine) -> str:
     """What the machine of a spec is called: a defined one by the name it is defined under, whatever its spec says."""
-    if isinstance(reference, Machine) or specs.is_path(os.fspath(reference)):
-        return machine.name
-    return os.fspath(reference)
+    name = None if isinstance(reference, Machine) else specs.find_name(os.fspath(reference))
+    return machine.name if name is None else name
 
 
 def _is_lasting(host: HostFacts) -> bool:

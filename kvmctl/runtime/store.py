@@ -105,13 +105,21 @@ def _claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
         lock = _lock_file(paths.lock, paths, stack)
         tether = _lock_file(paths.tether, paths, stack)
         try:
-            os.ftruncate(tether, 0)
-            os.write(tether, b"%d %s\n" % (os.getpid(), _CAPTIVE if is_captive else b"start"))
-        except OSError as error:
+            _write_tether(tether, paths, is_captive=is_captive)
+            _discard_scratch(paths)  # of an earlier run, whose run directory did not survive a reboot
+        except StateError:
             os.unlink(paths.tether)  # left behind, it would say that a start was broken off, and cost the last run
-            raise files.cannot("write", paths.tether, error) from error
+            raise
         stack.pop_all()
     return Claim(paths, lock, tether, is_captive)
+
+
+def _write_tether(descriptor: int, paths: MachinePaths, *, is_captive: bool) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, b"%d %s\n" % (os.getpid(), _CAPTIVE if is_captive else b"start"))
+    except OSError as error:
+        raise files.cannot("write", paths.tether, error) from error
 
 
 def is_alive(paths: MachinePaths) -> bool:
@@ -177,6 +185,22 @@ def sweep(roots: Roots) -> None:
         # One directory that can't be read, or that is no machine's, must not hide the others; list shows it.
         with suppress(StateError, DeadlineExceeded, NotFound):
             sweep_one(roots.machine(name))
+    _sweep_scratch(roots)
+
+
+def _sweep_scratch(roots: Roots) -> None:
+    """Clear away the disks of ephemeral machines whose run directory is gone: it did not survive a reboot."""
+    try:
+        names = os.listdir(roots.ephemeral)
+    except OSError:
+        return
+    for name in names:
+        with suppress(StateError, NotFound):
+            paths = roots.machine(name)
+            if not os.path.exists(paths.run):
+                with _one_at_a_time(paths):
+                    if not os.path.exists(paths.run):
+                        _discard_scratch(paths)
 
 
 def sweep_one(paths: MachinePaths) -> None:
@@ -230,7 +254,13 @@ def _is_abandoned(paths: MachinePaths) -> bool:
         raise files.cannot("look at", paths.run, error) from error
 
 
+def _discard_scratch(paths: MachinePaths) -> None:
+    if paths.scratch:
+        files.remove_tree(paths.scratch)
+
+
 def _discard(paths: MachinePaths) -> None:
+    _discard_scratch(paths)  # first: without a run directory nobody would look for it
     # Gone at once for everybody who looks; who is killed in between leaves a name that nobody looks at.
     directory, name = os.path.split(paths.run)
     trash = os.path.join(directory, f".{name}.trash")

@@ -27,8 +27,10 @@ from kvmctl.guest import tiny  # noqa: E402
 from kvmctl.host.identity import find_qemu  # noqa: E402
 from kvmctl.host.qemu import qemu_facts  # noqa: E402
 from kvmctl.image import qemuimg  # noqa: E402
-from kvmctl.plan.model import Plan, Tap  # noqa: E402
-from kvmctl.plan.paths import Roots  # noqa: E402
+from kvmctl.image.record import Origin  # noqa: E402
+from kvmctl.image.store import Store  # noqa: E402
+from kvmctl.plan.model import CreateOverlay, Plan, Tap  # noqa: E402
+from kvmctl.plan.paths import ImagePaths, Roots  # noqa: E402
 from kvmctl.plan.share import InputDirectory  # noqa: E402
 from kvmctl.runtime import files, steps  # noqa: E402
 from kvmctl.runtime.prepare import look_at_host  # noqa: E402
@@ -51,6 +53,7 @@ def main() -> None:
     files.make_private_dir(str(directory / "runtime" / plan.name))
     with ExitStack() as undo:
         make_inputs(plan)
+        make_images(plan)
         steps.carry_out(plan, undo)
         with running(plan) as qemu:
             status = qemu.command("query-status")["status"]
@@ -112,6 +115,14 @@ def make_inputs(plan: Plan) -> None:
             path.write_text("secret12")
         else:
             shutil.copy(Path(tiny.__file__).with_name("tiny.bin"), path)
+
+
+def make_images(plan: Plan) -> None:
+    """The images that disks begin as, in the store."""
+    for step in plan.steps:
+        if isinstance(step, CreateOverlay):
+            content = [bytes(1 << 20)]
+            Store(ImagePaths(step.store)).add(content, name=step.image, image_format="raw", origin=Origin("nowhere"))
 
 
 def make_certificates(directory: Path) -> None:

@@ -100,7 +100,7 @@ def small() -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def generic() -> tuple[str, str]:
-    return build("--generic")
+    return build("generic-linux")
 
 
 @pytest.fixture(params=["virtiofs", "9p"])

@@ -78,7 +78,7 @@ async def test_a_share_is_mounted_where_the_spec_says(guest: tuple[str, str], sh
 @pytest.mark.linux
 @pytest.mark.slow
 async def test_files_made_by_way_of_9p_have_the_modes_they_were_made_with(shared: Path, roots: Roots) -> None:
-    async with kvmctl.launch(linux(build("--generic"), shares=[share(shared, driver="9p")])) as vm:
+    async with kvmctl.launch(linux(build("generic-linux"), shares=[share(shared, driver="9p")])) as vm:
         await vm.wait_for_agent()
         assert await said(vm, "umask 022; cd /mnt/share; cat file; echo x >new; mkdir folder") == "from the host"
     assert (shared / "new").stat().st_mode & 0o777 == 0o644

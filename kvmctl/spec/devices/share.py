@@ -79,6 +79,11 @@ class Share(Device):
         description="How long the guest may believe what it has read: a moment ('auto'), not at all ('none'), or for "
         "good ('always', for what nobody else changes).",
     )
+    submounts: Bool = Field(
+        default=True,
+        description="With virtiofs, tell the guest what is mounted below the directory, so that files of different "
+        "file systems are never taken for one. false where the guest puts an overlay on it, which can't have that.",
+    )
     security_model: Literal["none", "mapped-xattr"] | None = Field(
         default=None,
         description="With 9p, where owners and modes that the guest sets go: to the files as far as you may ('none', "
@@ -144,6 +149,7 @@ class Share(Device):
             path=self.path,
             read_only=self.read_only,
             cache=self.cache,
+            submounts=self.submounts,
             paths=ctx.paths,
             key=at.key,
         )
