@@ -88,20 +88,18 @@ class Port:
     async def _receive_into(self, view: memoryview) -> int:
         """What comes next, waited for as long as something goes on."""
         patience, is_over = _QUIET, False
-        loop = asyncio.get_running_loop()
         while True:
             moved = self._moved
+            await asyncio.sleep(0)  # there may always be more: nobody else would have a turn
             try:
-                async with asyncio.timeout(patience):
-                    count = await loop.sock_recv_into(self._socket, view)
-                    # It doesn't give way while there is data: nobody else would have a turn.
-                    await asyncio.sleep(0)
-            except TimeoutError:
-                if self._moved == moved:
-                    if is_over:
-                        raise CopyFailed("the guest's side of the copy ended before its end") from None
-                    is_over = not await self._is_running()
-                    patience = _LAST_WORDS if is_over else min(2 * patience, _QUIET_MAX)
+                count = self._socket.recv_into(view)
+            except BlockingIOError:
+                if await self._is_readable(patience) or self._moved != moved:
+                    continue
+                if is_over:
+                    raise CopyFailed("the guest's side of the copy ended before its end") from None
+                is_over = not await self._is_running()
+                patience = _LAST_WORDS if is_over else min(2 * patience, _QUIET_MAX)
                 continue
             except OSError as error:
                 raise _lost() from error
@@ -109,6 +107,23 @@ class Port:
                 raise _lost() from EOFError()
             self._moved += count
             return count
+
+    async def _is_readable(self, patience: float) -> bool:
+        """Whether something comes within `patience` seconds.
+
+        Only looked for: a `sock_recv_into` that is cancelled when it has just received something loses it.
+        """
+        loop = asyncio.get_running_loop()
+        ready = loop.create_future()
+        loop.add_reader(self._socket, _wake, ready)
+        try:
+            async with asyncio.timeout(patience):
+                await ready
+        except TimeoutError:
+            return False
+        finally:
+            loop.remove_reader(self._socket)
+        return True
 
     async def send(self, data: bytes) -> None:
         """Send `data`. Raises AgentError."""
@@ -139,6 +154,11 @@ class Port:
     def close(self) -> None:
         """Hang up, which discards what the guest has not taken."""
         self._socket.close()
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 def _lost() -> AgentError:

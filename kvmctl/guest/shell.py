@@ -47,7 +47,11 @@ if [ -n "$entry" ]; then
 $entry
 END
     if [ "$uid" != "$(id -u)" ]; then
-        chown "$uid" /proc/self/fd/1 /proc/self/fd/2 2>/dev/null
+        # Its own output is for it to open again, as /dev/stderr. Without a redirection, which a shell may make in its own
+        # process: the file would be another one, /dev/null say.
+        for file in "/proc/$$/fd/1" "/proc/$$/fd/2"; do
+            if [ -f "$file" ] || [ -p "$file" ]; then chown "$uid" "$file"; fi
+        done
         [ -z "$home" ] || export HOME="$home" USER="$user" LOGNAME="$user"
         if setpriv --help 2>&1 | grep -q -e --init-groups; then
             exec setpriv --reuid "$uid" --regid "$gid" --init-groups -- $session "$@"

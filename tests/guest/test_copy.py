@@ -311,6 +311,24 @@ async def test_a_file_comes_as_long_as_it_was_at_its_end(tmp_path: Path, grown: 
     assert (tmp_path / "x").read_bytes() == grown
 
 
+async def test_no_byte_is_lost_to_looking_whether_the_guest_is_still_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest_port, "_QUIET", 0.0002)
+    monkeypatch.setattr(guest_port, "_QUIET_MAX", 0.0002)
+    pieces = [os.urandom(5000) for _ in range(3000)]
+
+    async def guest(far: Far) -> None:
+        await far.say("file 644 0 1")
+        for number, piece in enumerate(pieces):
+            await far.send(piece)
+            await asyncio.sleep(0.0002 if number % 3 == 0 else 0)
+        await far.say("end 0")
+
+    await copy(copy_out, guest, Path("/x"), tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == b"".join(pieces)
+
+
 async def garbage(far: Far) -> None:
     while True:
         await far.send(os.urandom(65536))

@@ -381,17 +381,34 @@ def signalled(control: Control, number: signal.Signals) -> Control:
     return control
 
 
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="an agent that is not root can't become somebody else")
+
+
+@as_root
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_command_runs_where_and_as_whom_it_is_told(agent: Agent, tmp_path: Path, streamed: bool) -> None:
     said: list[bytes] = []
     command = ["sh", "-c", "pwd; id -un; echo $HOME; exit 4"]
     on_stdout = said.append if streamed else None
-    result = await run(agent, command, user="nobody", cwd=str(tmp_path.parent.parent), on_stdout=on_stdout)
-    home = pwd.getpwnam("nobody").pw_dir
-    words = [str(tmp_path.parent.parent), "nobody", home]
+    result = await run(agent, command, user="nobody", cwd="/var", on_stdout=on_stdout)
+    words = ["/var", "nobody", pwd.getpwnam("nobody").pw_dir]
     assert ((b"".join(said) or result.stdout).decode().split(), result.exit_code) == (words, 4)
 
 
+@as_root
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_another_user_may_open_its_output_again_and_nothing_else_becomes_theirs(
+    connect: Connect, streamed: bool
+) -> None:
+    before = os.stat("/dev/null").st_uid
+    command = ["sh", "-c", "echo out >>/dev/stdout && echo err >>/dev/stderr"]
+    options: dict[str, Any] = {"on_stdout": lambda _: None} if streamed else {}
+    result = await run(Agent(connect), command, user="nobody", **options)
+    assert (result.exit_code, result.stderr) == (0, b"err\n")
+    assert os.stat("/dev/null").st_uid == before
+
+
+@as_root
 async def test_words_arrive_as_they_were_given_for_another_user_too(agent: Agent) -> None:
     words = ["", " a  b ", "--", "-n", "$HOME", "'\"\\", "*", "a\nb", "ünïcode"]
     result = await run(agent, ["printf", "[%s]", *words], user="nobody")
