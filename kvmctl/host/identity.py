@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -100,7 +101,7 @@ def identify_host(env: Mapping[str, str]) -> list[object]:
     return [
         Path(_BOOT_ID).read_text(encoding="ascii"),
         [_stamp_node(node) for node in _NODES],
-        [os.geteuid(), os.getegid(), sorted(os.getgroups())],
+        [os.geteuid(), os.getegid(), sorted(os.getgroups()), find_user_name()],
         [len(os.sched_getaffinity(0)), os.sysconf("SC_PHYS_PAGES")],
         [
             pool.read_text(encoding="ascii")
@@ -109,6 +110,14 @@ def identify_host(env: Mapping[str, str]) -> list[object]:
         shutil.which("setpriv"),
         [_stamp(file) for place in firmware_directories(env) for file in sorted(Path(place).glob("*.json"))],
     ]
+
+
+def find_user_name() -> str:
+    """The login name of whoever runs this; empty where there is none, as in a container that makes up its user."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return ""
 
 
 def _stamp_node(path: str) -> list[int] | None:

@@ -119,6 +119,8 @@ class HostFacts:
     """Free pages by page size in bytes."""
     setpriv: str | None = None
     """Path of util-linux's ``setpriv``, which ties a captive machine to its launcher."""
+    user: str = "root"
+    """The login name of whoever runs kvmctl; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias
 
 from kvmctl.plan import option
+from kvmctl.plan.guest import FirstBoot, GuestCard, GuestFile, GuestMount, GuestUser, MakeKeys, Source, TellGuest
 from kvmctl.plan.option import Option
 
 FORMAT: Final = 1
@@ -105,7 +106,7 @@ class CopySecret:
     key: str
 
 
-Step: TypeAlias = CreateImage | CopyNvram | StoreSecret | CopySecret
+Step: TypeAlias = CreateImage | CopyNvram | StoreSecret | CopySecret | MakeKeys | TellGuest
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +245,8 @@ class Plan:
 _CLASSES: Final[dict[str, Any]] = {
     cls.__name__: cls
     for cls in (
-        Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CopyNvram, StoreSecret, CopySecret,
+        Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CopyNvram, StoreSecret, CopySecret, MakeKeys,
+        TellGuest, FirstBoot, GuestUser, GuestFile, GuestCard, GuestMount, Source,
         Input, Port, QmpStep, Console, Disk, Network, Guest,
     )
 }  # fmt: skip

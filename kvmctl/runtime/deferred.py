@@ -1,10 +1,14 @@
-"""Doors to modules whose libraries (pyroute2, psutil) are slow to import: paid for by who goes through."""
+"""Doors to modules that few commands need, or whose libraries (pyroute2, psutil, pycdlib) are slow to import: paid for
+by who goes through."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from kvmctl.plan.guest import MakeKeys, TellGuest
 from kvmctl.plan.model import Tap, VhostNet
 
 if TYPE_CHECKING:
@@ -44,3 +48,25 @@ def find_listener(port: int) -> Holder | None:
     """`kvmctl.image.holders.find_listener`."""
     holder: Holder | None = import_module("kvmctl.image.holders").find_listener(port)
     return holder
+
+
+def make_keys(step: MakeKeys, undo: ExitStack) -> None:
+    """`kvmctl.runtime.sshkeys.make_keys`."""
+    import_module("kvmctl.runtime.sshkeys").make_keys(step, undo)
+
+
+def tell_guest(step: TellGuest, undo: ExitStack) -> None:
+    """`kvmctl.runtime.firstboot.tell_guest`."""
+    import_module("kvmctl.runtime.firstboot").tell_guest(step, undo)
+
+
+def seed_image(contents: Mapping[str, bytes]) -> bytes:
+    """`kvmctl.image.seed.seed_image`."""
+    image: bytes = import_module("kvmctl.image.seed").seed_image(contents)
+    return image
+
+
+def cloud_config_problem(text: str, *, needs_header: bool) -> str:
+    """`kvmctl.runtime.cloudconfig.cloud_config_problem`."""
+    problem: str = import_module("kvmctl.runtime.cloudconfig").cloud_config_problem(text, needs_header=needs_header)
+    return problem
