@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kvmctl import HostError, KvmctlError, SpecError, prepare
+from kvmctl import HostError, KvmctlError, SpecError, check_guest, prepare
 from kvmctl.cli import output
 from kvmctl.cli.arguments import Json, complete_machine
 
@@ -26,7 +26,8 @@ def validate(
     """Check a spec and name every problem in it.
 
     The spec is compiled for this host and its QEMU, so that a device which that QEMU lacks is a problem too. Images are
-    not looked at. A spec that is right but can't run here (no QEMU, no KVM) gets a warning.
+    not looked at, but keys and files for the guest are. A spec that is right but can't run here (no QEMU, no KVM) gets
+    a warning.
 
     \b
     kvmctl validate machines/web.toml
@@ -45,7 +46,7 @@ def validate(
 
 def _check(spec: str) -> KvmctlError | None:
     try:
-        prepare(spec, remember=False)
+        check_guest(prepare(spec, remember=False).plan)
     except KvmctlError as error:
         return error
     return None

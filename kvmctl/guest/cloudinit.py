@@ -15,8 +15,8 @@ from kvmctl.guest.given import Given
 from kvmctl.plan.guest import FirstBoot, GuestCard, GuestFile, GuestMount, GuestUser, Source
 
 _HEADER: Final = "#cloud-config\n"
-_NOT_YAML: Final = r"[\x7f-\x84\x86-\x9f\ud800-\udfff\ufeff\ufffe\uffff]"
-"""Characters that JSON takes as they are and YAML does not."""
+_NOT_YAML: Final = r"[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]"
+"""Characters that JSON takes as they are, and YAML refuses or takes for the end of a line."""
 
 
 def seed_files(recipe: FirstBoot, given: Given) -> dict[str, bytes]:
@@ -63,7 +63,6 @@ def _user_data(recipe: FirstBoot, given: Given) -> dict[str, Any]:
         "manage_etc_hosts": "localhost",
         "users": [_user(user, given) for user in recipe.users],
         "disable_root": False,
-        "ssh_pwauth": True if any(user.password for user in recipe.users) else None,
         "timezone": recipe.timezone,
         "locale": recipe.locale,
         "package_update": True if recipe.packages else None,

@@ -76,7 +76,8 @@ def _body(recipe: FirstBoot, given: Given) -> Iterator[str]:
     short = recipe.hostname.partition(".")[0]
     names = quote(f"127.0.1.1 {' '.join(dict.fromkeys((recipe.hostname, short)))}")
     # Or sudo looks for its own host in vain at every call.
-    yield f"grep -qsw {quote(recipe.hostname)} /etc/hosts || printf '%s\\n' {names} >>/etc/hosts\n"
+    yield "[ -s /etc/hosts ] || printf '%s\\n' '127.0.0.1 localhost' '::1 localhost' >/etc/hosts\n"
+    yield f"grep -qsFw {quote(recipe.hostname)} /etc/hosts || printf '%s\\n' {names} >>/etc/hosts\n"
     for user in recipe.users:
         if user.name != "root":
             yield _SKELETON.format(name=user.name, home=f"/home/{user.name}")

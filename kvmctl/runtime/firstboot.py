@@ -29,8 +29,7 @@ def tell_guest(step: TellGuest, undo: ExitStack) -> None:
     Raises SpecError with everything that is wrong with the files the spec names, and HostError for a variable that is
     not set: a guest that was told before keeps what it was told then, because a secret is needed once.
     """
-    found = gather(step.first_boot, spec=step.source)
-    _refuse(step, found.problems)
+    found = _gather(step)
     if found.unset and os.path.exists(os.path.join(step.directory, _DIGEST)):
         return
     _require(found)
@@ -43,8 +42,7 @@ def tell_guest(step: TellGuest, undo: ExitStack) -> None:
 
 def check_guest(step: TellGuest) -> None:
     """Raises SpecError and HostError as `tell_guest` would the first time; makes nothing."""
-    found = gather(step.first_boot, spec=step.source)
-    _refuse(step, found.problems)
+    found = _gather(step)
     contents = _render(step.first_boot, found, _UNMADE)
     _refuse(step, list(_content_problems(step.first_boot, found, contents)))
     _require(found)
@@ -52,12 +50,19 @@ def check_guest(step: TellGuest) -> None:
 
 def shown(step: TellGuest) -> dict[str, bytes]:
     """What the guest will be given, file by file, with its secrets hidden. Raises SpecError."""
-    found = gather(step.first_boot, spec=step.source, is_shown=True)
-    _refuse(step, found.problems)
+    found = _gather(step, is_shown=True)
     keys = replace(load_keys(step.ssh), host_private=HIDDEN) if are_made(step.ssh) else _UNMADE
     contents = _render(step.first_boot, found, keys)
     _refuse(step, list(_content_problems(step.first_boot, found, contents)))
     return contents
+
+
+def _gather(step: TellGuest, *, is_shown: bool = False) -> Gathered:
+    """Everything the recipe names. Raises SpecError, with what is wrong inside the files that could be read as well."""
+    found = gather(step.first_boot, spec=step.source, is_shown=is_shown)
+    if found.problems:
+        _refuse(step, [*found.problems, *_raw_problems(step.first_boot, found)])
+    return found
 
 
 def _render(recipe: FirstBoot, found: Gathered, keys: Keys) -> dict[str, bytes]:
@@ -79,17 +84,23 @@ def _require(found: Gathered) -> None:
 
 def _content_problems(recipe: FirstBoot, found: Gathered, contents: Mapping[str, bytes]) -> Iterator[Problem]:
     """What is wrong with what the files say, rather than with getting at them."""
-    raw = ((recipe.user_data, True), (recipe.vendor_data, True), (recipe.network_config, False))
-    for source, needs_header in raw:
-        if source is not None and (problem := _raw_problem(found.contents[source], needs_header=needs_header)):
-            yield Problem(source.key, problem, f"'{source.value}'")
+    yield from _raw_problems(recipe, found)
     size = sum(map(len, contents.values()))
     if recipe.way == "credentials" and size > systemd.MOST:
         yield Problem(
             "guest",
-            f"comes to {size} bytes, and systemd takes a MiB of credentials in all",
+            f"comes to {size >> 10}KiB, and systemd takes a MiB of credentials in all",
             allowed="smaller files, or a guest with cloud-init and via = 'nocloud'",
         )
+
+
+def _raw_problems(recipe: FirstBoot, found: Gathered) -> Iterator[Problem]:
+    raw = ((recipe.user_data, True), (recipe.network_config, False), (recipe.vendor_data, True))
+    for source, needs_header in raw:
+        if source is None or source not in found.contents:
+            continue
+        if problem := _raw_problem(found.contents[source], needs_header=needs_header):
+            yield Problem(source.key, problem, f"'{source.value}'")
 
 
 def _raw_problem(data: bytes, *, needs_header: bool) -> str:
@@ -118,7 +129,7 @@ def _is_current(step: TellGuest, contents: Mapping[str, bytes], digest: str) -> 
     try:
         with open(os.path.join(step.directory, _DIGEST), encoding="ascii") as file:
             is_same = file.read() == digest
-    except (FileNotFoundError, UnicodeDecodeError):
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
         return False
     except OSError as error:
         raise files.cannot("read", step.directory, error) from error

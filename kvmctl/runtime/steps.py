@@ -1,6 +1,7 @@
-"""What has to exist before QEMU is started: images, UEFI variables, secrets, what a guest is told. What was made is unmade
-if the start
-fails."""
+"""What has to exist before QEMU is started: images, UEFI variables, secrets, what the guest is told.
+
+What was made is unmade if the start fails.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """``[guest]`` lowered: a recipe for the files that tell the guest what to be, and the devices it reads them from.
 
 With NoCloud that is a disk which is there before the guest's first process looks for it: virtio, read-only, and kept
-for later boots. Credentials are files of fw_cfg: of SMBIOS strings systemd 252 reads 4096 bytes in all, because it reads
-``/sys/firmware/dmi/entries/11-0/raw`` once and the kernel gives a page at a time.
+for later boots. Credentials are files of fw_cfg: of SMBIOS strings systemd 252 reads 4096 bytes in all, because it
+reads ``/sys/firmware/dmi/entries/11-0/raw`` once, and the kernel gives a page at a time.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from kvmctl.errors import Problem
 from kvmctl.spec.guestwords import (
     CardAddress,
     Command,
+    FullName,
     GroupName,
     GuestPath,
     Hostname,
@@ -29,14 +30,14 @@ from kvmctl.spec.guestwords import (
 )
 from kvmctl.spec.hostpath import HostPath
 from kvmctl.spec.model import Bool, Model
-from kvmctl.spec.units import Id, Line, Text
+from kvmctl.spec.units import Id, Text
 
 
 class User(Model):
     """A user of the guest."""
 
     name: UserName = Field(description="The name to log in with; made if it is not there.")
-    description: Line = Field(default="", max_length=128, pattern="^[^:]*$", description="The user's full name.")
+    description: FullName = Field(default="", description="The user's full name.")
     groups: tuple[GroupName, ...] = Field(default=(), description="More groups the user is in.")
     sudo: Bool = Field(default=False, description="May do everything through sudo, without being asked for a password.")
     shell: GuestPath | None = Field(default=None, description="The shell; the guest's usual one unless given.")
@@ -102,7 +103,7 @@ class GuestNetwork(Model):
             yield Problem("dhcp", "the card gets no address at all", "false", "addresses = ..., or leave it out")
 
 
-_IN_USER_DATA: Final = ("users", "ssh_keys", "packages", "files", "run", "timezone", "locale")
+_IN_USER_DATA: Final = ("users", "packages", "files", "run", "timezone", "locale")
 
 
 class Guest(Model):
@@ -140,7 +141,7 @@ class Guest(Model):
     timezone: Timezone | None = Field(default=None, description="The time zone, 'Europe/Berlin'.")
     locale: Locale | None = Field(default=None, description="The locale, 'de_DE.UTF-8'.")
     user_data: HostPath | None = Field(
-        default=None, description="A file for cloud-init, instead of users, ssh_keys, packages, files, run, ..."
+        default=None, description="A file for cloud-init, instead of users, packages, files, run, timezone and locale."
     )
     network_config: HostPath | None = Field(
         default=None, description="A file for cloud-init, version 1 or 2, instead of network."
@@ -168,5 +169,5 @@ def _twins(field: str, values: Sequence[str], key: str, message: str) -> Iterato
     for index, value in enumerate(values):
         if counts[value] > 1 and index != values.index(value):
             yield Problem(
-                f"{field}[{index}].{key}", message, f"'{value}'", f"the other is {field}[{values.index(value)}]"
+                f"{field}[{index}].{key}", message, f"'{value}'", f"the other is guest.{field}[{values.index(value)}]"
             )

@@ -26,6 +26,10 @@ UserName = Annotated[str, BeforeValidator(matching(USER, kind="a user's name", a
 """A user of the guest."""
 GroupName = Annotated[str, BeforeValidator(matching(USER, kind="a group's name", allowed=_USER_ALLOWED))]
 """A group of the guest."""
+FullName = Annotated[
+    str, BeforeValidator(matching(r"[^:\x00-\x1f\x7f]{0,128}", kind="a user's full name", allowed="a line without ':'"))
+]
+"""The name of a person, as /etc/passwd has it."""
 Hostname = Annotated[
     str,
     BeforeValidator(

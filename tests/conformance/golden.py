@@ -50,6 +50,7 @@ HOST = HostFacts(
     memory=32 << 30,
     hugepages={2 << 20: 4096},
     setpriv="/usr/bin/setpriv",
+    user="alice",
 )
 
 
