@@ -31,7 +31,7 @@ from kvmctl.spec.credentials import fw_cfg
 from kvmctl.spec.devices import Network
 from kvmctl.spec.devices.blockdev import block_nodes
 from kvmctl.spec.devices.nic import derived_mac
-from kvmctl.spec.guest import Guest, GuestNetwork, User
+from kvmctl.spec.guest import Card, Guest, User
 from kvmctl.spec.guestwords import USER, Hash, Secret
 from kvmctl.spec.machine import Machine
 
@@ -203,7 +203,7 @@ def _cards(guest: Guest, machine: Machine, ctx: Context) -> Iterator[GuestCard]:
     for index, network in enumerate(machine.networks):
         if network.type == "none" and index not in given:
             continue
-        wish = given.get(index, GuestNetwork())
+        wish = given.get(index, Card())
         yield GuestCard(
             mac=network.mac or derived_mac(ctx.name, index),
             name=f"eth{index}",
@@ -217,7 +217,7 @@ def _cards(guest: Guest, machine: Machine, ctx: Context) -> Iterator[GuestCard]:
         )
 
 
-def _assigned(guest: Guest, networks: tuple[Network, ...]) -> Iterator[tuple[int, GuestNetwork]]:
+def _assigned(guest: Guest, networks: tuple[Network, ...]) -> Iterator[tuple[int, Card]]:
     ids = [network.device_id(index) for index, network in enumerate(networks)]
     for index, wish in enumerate(guest.network):
         if wish.card is None:

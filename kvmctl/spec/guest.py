@@ -72,7 +72,7 @@ class GuestFile(Model):
             yield Problem("", "is given by exactly one of content and source")
 
 
-class GuestNetwork(Model):
+class Card(Model):
     """How the guest sets up one of its network cards."""
 
     card: Id | None = Field(default=None, description="The card's id, 'net0'; in the order of networks unless given.")
@@ -135,9 +135,7 @@ class Guest(Model):
     run: tuple[Command, ...] = Field(
         default=(), description="Commands to run once, last of all: text for the shell, or lists of words."
     )
-    network: tuple[GuestNetwork, ...] = Field(
-        default=(), description="How network cards are set up; by DHCP unless given."
-    )
+    network: tuple[Card, ...] = Field(default=(), description="How network cards are set up; by DHCP unless given.")
     timezone: Timezone | None = Field(default=None, description="The time zone, 'Europe/Berlin'.")
     locale: Locale | None = Field(default=None, description="The locale, 'de_DE.UTF-8'.")
     user_data: HostPath | None = Field(

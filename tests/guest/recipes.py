@@ -26,7 +26,7 @@ RECIPE = FirstBoot(
     ),
     packages=("nginx", "curl"),
     files=(GuestFile("/etc/motd", TEXT, "0644", "root:root"), GuestFile("/opt/a b/x", BINARY, "0755", "bob:bob")),
-    run=(("sh", "-c", "echo \"it's\" >/x"), ("touch", "/with space")),
+    run=(("sh", "-c", 'echo "it\'s" >/x'), ("touch", "/with space")),
     cards=(
         GuestCard("52:54:00:00:00:01", "eth0", dhcp=True),
         GuestCard(

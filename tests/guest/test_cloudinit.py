@@ -83,7 +83,7 @@ def test_the_rest_is_said_in_cloud_inits_words() -> None:
     assert told["locale"] == "de_DE.UTF-8"
     assert told["packages"] == ["nginx", "curl"]
     assert told["package_update"] is True
-    assert told["runcmd"] == [["sh", "-c", "echo \"it's\" >/x"], ["touch", "/with space"]]
+    assert told["runcmd"] == [["sh", "-c", 'echo "it\'s" >/x'], ["touch", "/with space"]]
 
 
 def test_what_was_not_asked_for_is_not_said() -> None:

@@ -46,7 +46,7 @@ def test_names_keys_and_rules_are_files_that_are_there_before_anything_runs() ->
     assert "d /home/bob 0700 bob bob - -" in lines
     assert f"f /home/bob/.ssh/authorized_keys 0600 bob bob - {OURS}\\n{KEY}\\n" in lines
     assert 'f+ "/etc/sudoers.d/90-kvmctl" 0440 root root - bob ALL=(ALL) NOPASSWD:ALL\\n' in lines
-    (key,) = [line for line in lines if "ssh_host_ed25519_key\"" in line]
+    (key,) = [line for line in lines if 'ssh_host_ed25519_key"' in line]
     assert key.startswith('f+ "/etc/ssh/ssh_host_ed25519_key" 0600 root root - -----BEGIN')
 
 
@@ -129,7 +129,9 @@ def test_the_guest_finds_itself_by_its_name(tmp_path: Path) -> None:
     assert hosts == ["127.0.0.1 localhost", "::1 localhost", "127.0.1.1 web.example.org web"]
 
 
-@pytest.mark.parametrize("data", [b"", b"hello\n", b"no newline", b"\0\xff\n", b"KVMCTL\n", "ä\n".encode(), b"a\tb\\\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"hello\n", b"no newline", b"\0\xff\n", b"KVMCTL\n", "ä\n".encode(), b"a\tb\\\n"]
+)
 def test_a_file_is_written_byte_by_byte(tmp_path: Path, data: bytes) -> None:
     made = recipe(users=(), packages=(), timezone=None, locale=None, run=())
     script = first_boot_script(made, given(text=data, binary=data))

@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -33,13 +32,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def step(tmp_path: Path, home: Path) -> Iterator[TellGuest]:
+def step(tmp_path: Path, home: Path) -> TellGuest:
     recipe = FirstBoot("nocloud", "one", "web", users=(GuestUser("bob", (OWN,)),))
     directory = str(tmp_path / "state" / "ssh")
     with ExitStack() as undo:
         make_keys(MakeKeys(directory, "kvmctl-web", "guest"), undo)
         undo.pop_all()
-    yield TellGuest(recipe, str(tmp_path / "state/guest"), directory, str(tmp_path / "web.toml"), "guest")
+    return TellGuest(recipe, str(tmp_path / "state/guest"), directory, str(tmp_path / "web.toml"), "guest")
 
 
 def saying(step: TellGuest, **changes: Any) -> TellGuest:
@@ -245,8 +244,7 @@ def test_everything_wrong_is_said_at_once(step: TellGuest, tmp_path: Path) -> No
         f"guest.ssh_keys[2]: there is no such file (given '{tmp_path}/none.pub')",
         f"guest.ssh_keys[3]: can't be read: Is a directory (given '{tmp_path}')",
         "guest.files[0].source: has more than 64MiB, which no guest is told (given '/dev/zero')",
-        "guest.vendor_data: is not YAML at line 4, column 1: expected ',' or ']', but got '<stream end>' "
-        f"(given '{yaml}')",
+        f"guest.vendor_data: is not YAML at line 4, column 1: expected ',' or ']', but got '<stream end>' (given '{yaml}')",
     ]
 
 
