@@ -31,6 +31,7 @@ try() {{
 """
 _END: Final = """\
 mkdir -p "${stamp%/*}" && printf '%s\\n' "$instance" >"$stamp"
+echo 'kvmctl: first boot is done'
 exit "$failed"
 """
 _PUT: Final = """\

@@ -237,6 +237,7 @@ def test_everything_wrong_is_said_at_once(step: TellGuest, tmp_path: Path) -> No
             vendor_data=Source("file", str(yaml), "guest.vendor_data"),
         )
     )
+    expected = "expected ',' or ']', but got '<stream end>'"
     allowed = "the one line of a file that ends in .pub, like 'ssh-ed25519 AAAA... me@here'"
     assert found == [
         f"guest.ssh_keys[0]: is a private key, which no guest may ever see (given '{private}'); {allowed}",
@@ -244,7 +245,7 @@ def test_everything_wrong_is_said_at_once(step: TellGuest, tmp_path: Path) -> No
         f"guest.ssh_keys[2]: there is no such file (given '{tmp_path}/none.pub')",
         f"guest.ssh_keys[3]: can't be read: Is a directory (given '{tmp_path}')",
         "guest.files[0].source: has more than 64MiB, which no guest is told (given '/dev/zero')",
-        f"guest.vendor_data: is not YAML at line 4, column 1: expected ',' or ']', but got '<stream end>' (given '{yaml}')",
+        f"guest.vendor_data: is not YAML at line 4, column 1: {expected} (given '{yaml}')",
     ]
 
 
