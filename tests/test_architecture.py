@@ -41,6 +41,8 @@ THIRD_PARTY_HOMES = {
     "qemu": ("kvmctl/runtime/monitor.py",),
     "typer": ("kvmctl/cli/",),
     "ctypes": ("kvmctl/ioctl/",),
+    "pycdlib": ("kvmctl/image/seed.py",),
+    "yaml": ("kvmctl/runtime/cloudconfig.py",),
 }
 LAZY = {
     "kvmctl/__init__.py",

@@ -18,6 +18,7 @@ from kvmctl.runtime import files
 
 _PACKAGES = "Install it: apt install openssh-client, or dnf install openssh-clients."
 _CLIENT, _HOST, _KNOWN = "id_ed25519", "host_ed25519", "known_hosts"
+_PARTIAL = ".part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,9 @@ class Keys:
 def make_keys(step: MakeKeys, undo: ExitStack) -> None:
     """Make the keys that are not there; `undo` removes what was made. Raises HostError, StateError."""
     files.make_private_dir(step.directory, undo=undo)
+    for name in os.listdir(step.directory):
+        if name.endswith((_PARTIAL, f"{_PARTIAL}.pub")):
+            _unlink(os.path.join(step.directory, name))  # of a start that was killed
     _make_key(os.path.join(step.directory, _CLIENT), comment=step.alias, undo=undo)
     _make_key(os.path.join(step.directory, _HOST), comment=step.alias, undo=undo)
     public = _read(os.path.join(step.directory, f"{_HOST}.pub"))
@@ -64,7 +68,7 @@ def _make_key(path: str, *, comment: str, undo: ExitStack) -> None:
         if not os.path.exists(f"{path}.pub"):
             files.write_atomic(f"{path}.pub", _keygen("-y", "-P", "", "-f", path).encode())
         return
-    partial = f"{path}.{os.getpid()}.part"
+    partial = f"{path}.{os.getpid()}{_PARTIAL}"
     try:
         _keygen("-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", partial)
         os.chmod(f"{partial}.pub", 0o600)

@@ -52,13 +52,24 @@ def login_of(machine: Machine, ctx: Context) -> str | None:
     return guest.users[0].name if guest.users else _caller(ctx)
 
 
-def lower_steps(machine: Machine, ctx: Context, *, uuid: str, mounts: tuple[GuestMount, ...] = ()) -> Lowered:
-    """What is made before anything else: keys, and the files that tell the guest. Both say what is wrong with them."""
+def lower_steps(
+    machine: Machine,
+    ctx: Context,
+    *,
+    uuid: str,
+    mounts: tuple[GuestMount, ...] = (),
+    has_cloud_init: bool | None = None,
+) -> Lowered:
+    """What is made before anything else: keys, and the files that tell the guest. Both say what is wrong with them.
+
+    `mounts` are the shared directories, and `has_cloud_init` what is known of the image, by which 'auto' goes.
+    """
     guest = machine.guest
     if guest is None:
         return Lowered()
     keys = MakeKeys(ctx.paths.ssh, f"kvmctl-{ctx.name}", "guest")
-    recipe = _recipe(guest, machine, ctx, uuid=uuid, mounts=mounts)
+    way = way_of(guest, has_cloud_init=has_cloud_init)
+    recipe = _recipe(guest, machine, ctx, uuid=uuid, way=way, mounts=mounts)
     return Lowered(
         steps=(keys, TellGuest(recipe, ctx.paths.guest, ctx.paths.ssh, machine.source, "guest")),
         problems=tuple(_problems(guest, machine, recipe)),
@@ -75,9 +86,12 @@ def lower_devices(machine: Machine, ctx: Context, steps: Lowered) -> Lowered:
     return _seed(machine, ctx)
 
 
-def way_of(guest: Guest) -> Way:
-    """How the guest is told."""
-    return "nocloud" if guest.via == "auto" else guest.via
+def way_of(guest: Guest, *, has_cloud_init: bool | None) -> Way:
+    """How the guest is told: 'auto' is by cloud-init, which nearly every image has, unless this one is known not to."""
+    if guest.via != "auto":
+        return guest.via
+    is_raw = any((guest.user_data, guest.network_config, guest.vendor_data))
+    return "credentials" if has_cloud_init is False and not is_raw else "nocloud"
 
 
 def _seed(machine: Machine, ctx: Context) -> Lowered:
@@ -111,10 +125,12 @@ def _credential(ctx: Context, name: str) -> Option:
     return fw_cfg(name, ctx.paths.guest_credential(name), why=_WHY)
 
 
-def _recipe(guest: Guest, machine: Machine, ctx: Context, *, uuid: str, mounts: tuple[GuestMount, ...]) -> FirstBoot:
+def _recipe(
+    guest: Guest, machine: Machine, ctx: Context, *, uuid: str, way: Way, mounts: tuple[GuestMount, ...]
+) -> FirstBoot:
     has_users = guest.user_data is None
     return FirstBoot(
-        way=way_of(guest),
+        way=way,
         instance=uuid if guest.instance is None else f"{uuid}-{guest.instance}",
         hostname=guest.hostname or _hostname(ctx.name),
         users=tuple(_users(guest, ctx)) if has_users else (),

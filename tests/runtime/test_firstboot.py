@@ -104,6 +104,14 @@ def test_a_public_key_that_was_lost_comes_back(step: TellGuest) -> None:
     assert load_keys(step.ssh).host_public.split()[:2] == before.host_public.split()[:2]
 
 
+def test_what_a_killed_start_left_of_keys_is_cleared_away(step: TellGuest) -> None:
+    for name in ("id_ed25519.77.part", "id_ed25519.77.part.pub"):
+        Path(step.ssh, name).write_text("half")
+    with ExitStack() as undo:
+        make_keys(MakeKeys(step.ssh, "kvmctl-web", "guest"), undo)
+    assert not [name for name in os.listdir(step.ssh) if "part" in name]
+
+
 def test_keys_made_for_a_start_that_failed_go_with_it(tmp_path: Path) -> None:
     directory = tmp_path / "some/ssh"
     with ExitStack() as undo:

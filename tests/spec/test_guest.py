@@ -11,6 +11,7 @@ import pytest
 from kvmctl.compile import compile_plan, derived_uuid
 from kvmctl.plan.guest import FirstBoot, MakeKeys, Source, TellGuest
 from kvmctl.plan.model import Plan
+from kvmctl.spec.firstboot import way_of
 from kvmctl.spec.load import absolute_text
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGtDDLIXxnAgmyhMF3YXbS3PcyVBYCmwJo4a+HVDUz3c me"
@@ -185,6 +186,23 @@ def test_paths_of_keys_are_made_absolute_when_a_spec_moves() -> None:
 def test_text_is_a_command_for_the_shell_and_a_list_is_words() -> None:
     made = told(factory.plan("guest.run = ['echo $HOME', ['touch', '/a b']]"))
     assert made.run == (("sh", "-c", "echo $HOME"), ("touch", "/a b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "has_cloud_init", "way"),
+    [
+        ("[guest]", None, "nocloud"),
+        ("[guest]", True, "nocloud"),
+        ("[guest]", False, "credentials"),
+        ("guest.via = 'nocloud'", False, "nocloud"),
+        ("guest.via = 'credentials'", True, "credentials"),
+        ("guest.vendor_data = 'x'", False, "nocloud"),
+    ],
+)
+def test_auto_goes_by_what_is_known_of_the_image(text: str, has_cloud_init: bool | None, way: str) -> None:
+    guest = factory.machine(text).guest
+    assert guest is not None
+    assert way_of(guest, has_cloud_init=has_cloud_init) == way
 
 
 def cards(text: str) -> list[dict[str, Any]]:
