@@ -115,10 +115,10 @@ def _service(recipe: FirstBoot) -> str:
 
 def _mount(mount: GuestMount) -> str:
     options = f"Options={mount.options.replace('%', '%%')}\n" if mount.options else ""
-    where = mount.path.replace("%", "%%")
+    what, where = mount.tag.replace("%", "%%"), mount.path.replace("%", "%%")
     return (
         f"[Unit]\nDescription=Directory shared by the host\n\n"
-        f"[Mount]\nWhat={mount.tag}\nWhere={where}\nType={mount.type}\n{options}"
+        f"[Mount]\nWhat={what}\nWhere={where}\nType={mount.type}\n{options}"
     )
 
 
