@@ -18,6 +18,7 @@ from kvmctl.spec import boot, clock, cpu, credentials, devices, firmware, firstb
 from kvmctl.spec.boot import Boot
 from kvmctl.spec.checks import clashes
 from kvmctl.spec.context import Context, Lowered, Part, join
+from kvmctl.spec.devices import share
 from kvmctl.spec.machine import Machine, Pci
 from kvmctl.spec.model import why
 from kvmctl.spec.place import place, spare_ports
@@ -92,6 +93,7 @@ def _context(
     qemu: QemuFacts,
     paths: MachinePaths,
 ) -> Context:
+    private_by = memory.private_by(machine.memory)
     return Context(
         name=name,
         platform=platform_of(kind.name) or "q35",
@@ -108,6 +110,8 @@ def _context(
         has_inputs=machine.inputs is not None,
         has_serial=bool(machine.serials),
         agent_on_serial=machine.agent is not None and machine.agent.transport == "serial",
+        private_by=private_by,
+        mapped_for=share.mapped_for(machine.shares, host, qemu, private_by=private_by),
     )
 
 
@@ -137,7 +141,8 @@ def _sections(machine: Machine, ctx: Context) -> Iterator[Lowered]:
     yield clock.lower(machine.clock, ctx, is_given=machine.gives("clock"))
     yield smbios.lower(machine.smbios, ctx)
     yield credentials.lower(machine.credentials, ctx)
-    yield (told := firstboot.lower_steps(machine, ctx, uuid=uuid_of(machine, ctx.name)))
+    mounts = share.guest_mounts(machine.shares, ctx)
+    yield (told := firstboot.lower_steps(machine, ctx, uuid=uuid_of(machine, ctx.name), mounts=mounts))
     yield devices.lower(machine, ctx)
     yield firstboot.lower_devices(machine, ctx, told)
     yield process.lower_monitors(ctx)
@@ -241,6 +246,7 @@ def _plan(machine: Machine, ctx: Context, whole: Lowered, *, verdict: Verdict) -
         memory=machine.memory.size,
         options=whole.options,
         fds=whole.fds,
+        helpers=whole.helpers,
         steps=whole.steps,
         inputs=whole.inputs,
         ports=whole.ports,
@@ -248,6 +254,7 @@ def _plan(machine: Machine, ctx: Context, whole: Lowered, *, verdict: Verdict) -
         consoles=whole.consoles,
         disks=whole.disks,
         networks=whole.networks,
+        shares=whole.shares,
         guest=Guest(
             acpi=machine.acpi,
             agent=machine.agent.transport if machine.agent else None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kvmctl import Plan, prepare, readable, shell_script
+from kvmctl import Plan, missing_images, prepare, readable, shell_script
 from kvmctl.cli import output
 from kvmctl.cli.arguments import Json, Spec
 
@@ -42,6 +42,9 @@ def argv(
         _print_options(plan, explain=explain)
     for warning in plan.warnings:
         output.warn(warning)
+    for missing in missing_images(plan):
+        output.warn(missing.summary)
+        output.hint(missing)
 
 
 def _print_options(plan: Plan, *, explain: bool) -> None:

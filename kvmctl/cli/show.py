@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from kvmctl import Description, GuestFiles, Plan, describe, guest_files
+from kvmctl import Description, GuestFiles, HelperInfo, Plan, State, describe, guest_files
 from kvmctl.cli import output, session
 from kvmctl.cli.arguments import Json, Spec
 from kvmctl.cli.list import machine_record, note
@@ -67,6 +67,7 @@ def _record(found: Description) -> dict[str, object]:
         "state_directory": found.state,
         "status": found.status,
         "silence": found.silence or None,
+        "helpers": found.helpers,
         "plan": plan and {
             "source": plan.source,
             "uuid": plan.uuid,
@@ -78,6 +79,7 @@ def _record(found: Description) -> dict[str, object]:
             "consoles": plan.consoles,
             "disks": plan.disks,
             "networks": plan.networks,
+            "shares": plan.shares,
             "guest": plan.guest,
             "spec": plan.spec,
         },
@@ -94,6 +96,8 @@ def _pairs(found: Description) -> Iterator[tuple[str, str]]:
         yield "Process", str(machine.pid)
     if note(machine):
         yield "Problem" if machine.problem else "Last run", note(machine)
+    if machine.state is not State.STOPPED:
+        yield from (("Problem", lost_helper(helper)) for helper in found.helpers if not helper.is_alive)
     if found.plan:
         yield from _plan_pairs(found.plan)
     if found.status:
@@ -103,6 +107,12 @@ def _pairs(found: Description) -> Iterator[tuple[str, str]]:
     yield "Defined by", found.spec or "nothing: it was started from a file"
     yield "Files", found.run
     yield "", found.state
+
+
+def lost_helper(helper: HelperInfo) -> str:
+    """What is to be said of a helper that ended before its machine."""
+    words = f": {helper.last_words}" if helper.last_words else ""
+    return f"{helper.program} of {helper.key} has ended, and what it served is lost until a restart{words}"
 
 
 def _plan_pairs(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -118,5 +128,8 @@ def _plan_pairs(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "Disk", "  ".join(word for word in words if word)
     for network in plan.networks:
         yield "Network", "  ".join(word for word in (network.id, network.type, network.mac or "") if word)
+    for share in plan.shares:
+        words = [share.id, share.driver, share.path, f"on {share.mount}" if share.mount else f"tag {share.tag}"]
+        yield "Share", "  ".join(word for word in (*words, "read-only" if share.read_only else "") if word)
     for console in plan.consoles:
         yield "Console", f"{console.id}  {console.socket}"

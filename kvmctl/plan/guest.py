@@ -154,3 +154,9 @@ class TellGuest:
     source: str
     """The file the spec came from, for what is wrong with the files it names."""
     key: str
+
+
+Step: TypeAlias = MakeKeys | TellGuest
+
+CLASSES: Final = (MakeKeys, TellGuest, FirstBoot, GuestUser, GuestFile, GuestCard, GuestMount, Source)
+"""All of these, for who reads a plan back."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import listing, store
+from kvmctl.runtime import definitions, store
 from kvmctl.runtime import start as starting
 from kvmctl.runtime.logout import warn_of_logout
 from kvmctl.runtime.prepare import load_machine, name_of, prepare
@@ -24,7 +24,8 @@ async def launch(
 
     It is given a name of its own, so that any number of one spec may run at once, unless `name` says otherwise. It
     ends with this process, whatever ends that, and nothing of it is left: of a thread with an event loop of its own,
-    it ends with the thread.
+    it ends with the thread. The name of an image stands for a machine of it; one that is missing is told by
+    ImageMissing, before anything is made, and `kvmctl.pull_image` gets it.
 
     Raises SpecError and NotFound for what is asked; HostError, Busy and ImageError for what is not to be had here;
     AlreadyRunning where `name` is taken; LaunchFailed, QmpError and DeadlineExceeded for a QEMU that does not come up;
@@ -47,5 +48,5 @@ async def start(
     roots = roots or store.find_roots()
     prepared = prepare(machine, name=name, roots=roots)
     plan = warn_of_logout(prepared.plan, roots)
-    is_defined = listing.is_defined(plan.name, roots)
+    is_defined = definitions.is_defined(plan.name, roots)
     return await starting.start_plan(plan, prepared.paths, is_defined=is_defined)

@@ -9,7 +9,7 @@ from kvmctl.errors import NotFound
 from kvmctl.plan.guest import TellGuest, Way
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import firstboot, listing, specs, store
+from kvmctl.runtime import definitions, firstboot, specs, store
 from kvmctl.runtime.attach import read_plan
 from kvmctl.runtime.prepare import prepare
 from kvmctl.spec.machine import Machine
@@ -50,7 +50,7 @@ def _find_plan(machine: Machine | str | os.PathLike[str], roots: Roots) -> Plan:
     """The plan of the next start; of a machine that has no spec of its own, that of its last."""
     if not isinstance(machine, Machine) and not specs.is_path(name := os.fspath(machine)):
         paths = roots.machine(name)
-        if os.path.exists(paths.plan) and not listing.is_defined(name, roots):
+        if os.path.exists(paths.plan) and not definitions.is_defined(name, roots):
             return read_plan(paths)
     return prepare(machine, roots=roots, remember=False).plan
 

@@ -28,7 +28,7 @@ from kvmctl.plan.option import Option, keyvals
 from kvmctl.plan.sshkey import looks_like_key
 from kvmctl.spec.context import Context, Lowered, Part, Seat
 from kvmctl.spec.credentials import fw_cfg
-from kvmctl.spec.devices import Network
+from kvmctl.spec.devices import Network, share
 from kvmctl.spec.devices.blockdev import block_nodes
 from kvmctl.spec.devices.nic import derived_mac
 from kvmctl.spec.guest import Card, Guest, User
@@ -57,7 +57,7 @@ def lower_steps(
     ctx: Context,
     *,
     uuid: str,
-    mounts: tuple[GuestMount, ...] = (),
+    mounts: tuple[share.GuestMount, ...] = (),
     has_cloud_init: bool | None = None,
 ) -> Lowered:
     """What is made before anything else: keys, and the files that tell the guest. Both say what is wrong with them.
@@ -126,7 +126,7 @@ def _credential(ctx: Context, name: str) -> Option:
 
 
 def _recipe(
-    guest: Guest, machine: Machine, ctx: Context, *, uuid: str, way: Way, mounts: tuple[GuestMount, ...]
+    guest: Guest, machine: Machine, ctx: Context, *, uuid: str, way: Way, mounts: tuple[share.GuestMount, ...]
 ) -> FirstBoot:
     has_users = guest.user_data is None
     return FirstBoot(
@@ -139,7 +139,7 @@ def _recipe(
         files=tuple(_files(guest)),
         run=guest.run,
         cards=tuple(_cards(guest, machine, ctx)) if guest.network_config is None else (),
-        mounts=mounts,
+        mounts=tuple(GuestMount(item.tag, item.fstype, item.directory, ",".join(item.options)) for item in mounts),
         timezone=guest.timezone,
         locale=guest.locale,
         user_data=_file(guest.user_data, "guest.user_data"),

@@ -25,13 +25,16 @@ from kvmctl.compile import compile_plan  # noqa: E402
 from kvmctl.errors import SpecError  # noqa: E402
 from kvmctl.guest import tiny  # noqa: E402
 from kvmctl.host.identity import find_qemu  # noqa: E402
-from kvmctl.host.kvm import probe  # noqa: E402
 from kvmctl.host.qemu import qemu_facts  # noqa: E402
 from kvmctl.image import qemuimg  # noqa: E402
+from kvmctl.image.record import Origin  # noqa: E402
+from kvmctl.image.store import Store  # noqa: E402
 from kvmctl.plan.guest import Source, TellGuest  # noqa: E402
-from kvmctl.plan.model import Plan, Tap  # noqa: E402
-from kvmctl.plan.paths import Roots  # noqa: E402
+from kvmctl.plan.model import CreateOverlay, Plan, Tap  # noqa: E402
+from kvmctl.plan.paths import ImagePaths, Roots  # noqa: E402
+from kvmctl.plan.share import InputDirectory  # noqa: E402
 from kvmctl.runtime import files, steps  # noqa: E402
+from kvmctl.runtime.prepare import look_at_host  # noqa: E402
 from kvmctl.spec.load import parse  # noqa: E402
 
 HASH = "$6$saltsalt$0123456789abcdef"
@@ -58,6 +61,7 @@ def main() -> None:
     files.make_private_dir(str(directory / "runtime" / plan.name))
     with ExitStack() as undo:
         make_inputs(plan)
+        make_images(plan)
         steps.carry_out(plan, undo)
         with running(plan) as qemu:
             status = qemu.command("query-status")["status"]
@@ -85,7 +89,7 @@ def plan_in(spec: Path, directory: Path) -> Plan:
     # It is about the words of the command line; how a kernel without vmx or svm fails is not.
     machine = machine.model_copy(update={"accel": "tcg"})
     try:
-        return compile_plan(machine, host=probe(), qemu=qemu, paths=paths)
+        return compile_plan(machine, host=look_at_host(machine, roots=roots), qemu=qemu, paths=paths)
     except SpecError as error:
         raise HostLacks("; ".join(map(str, error.problems))) from error
 
@@ -112,7 +116,9 @@ def make_inputs(plan: Plan) -> None:
         if path.exists() or item.path in made:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        if image_format := formats.get(item.path):
+        if isinstance(item, InputDirectory):
+            path.mkdir()
+        elif image_format := formats.get(item.path):
             program = qemuimg.find_qemu_img(plan.qemu)
             qemuimg.create(program, item.path, image_format=image_format, size=1440 << 10)
         elif path.parent.name == "tls":
@@ -131,6 +137,14 @@ def make_source(source: Source) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = {"password_hash": HASH, "password": "secret", "ssh_keys": KEY}
     path.write_text(next((text for word, text in texts.items() if word in source.key), "#cloud-config\n{}\n"))
+
+
+def make_images(plan: Plan) -> None:
+    """The images that disks begin as, in the store."""
+    for step in plan.steps:
+        if isinstance(step, CreateOverlay):
+            content = [bytes(1 << 20)]
+            Store(ImagePaths(step.store)).add(content, name=step.image, image_format="raw", origin=Origin("nowhere"))
 
 
 def make_certificates(directory: Path) -> None:

@@ -171,8 +171,9 @@ async def test_a_guest_is_told_once_and_anew_when_asked(debian: Debian) -> None:
         await shut_down(vm)
     async with await debian.start() as vm:
         async with asyncio.timeout(PATIENCE):
+            await vm.wait_for_console("web-one login:")
             await vm.wait_for_agent()
-            await inside(vm, "sh", "-c", "systemctl is-system-running --wait || true")
+            await inside(vm, "systemctl", "start", "ssh")
         await check_told(debian, vm)
         assert await ssh(debian, vm, "root", "ls /root/mine") == "/root/mine\n"
         await shut_down(vm)
