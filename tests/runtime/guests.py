@@ -20,7 +20,7 @@ def build(*options: str) -> tuple[str, str]:
     command = [sys.executable, ROOT / "scripts/build-guest", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
-    kernel, initramfs = done.stdout.split()
+    kernel, initramfs, *_ = done.stdout.split()
     return kernel, initramfs
 
 

@@ -136,8 +136,9 @@ def runs(pid: int) -> bool:
 
 def stop_helper(paths: MachinePaths) -> list[int]:
     """Stop the processes of the machine's helper in the middle of what they do; which they are."""
-    found = [process for process in psutil.process_iter(["cmdline"]) if paths.run in " ".join(process.cmdline())]
-    helpers = [process for process in found if any("virtiofsd" in word for word in process.info["cmdline"][:3])]
+    found = {process: process.info["cmdline"] or () for process in psutil.process_iter(["cmdline"])}
+    ours = [process for process, words in found.items() if paths.run in " ".join(words)]
+    helpers = [process for process in ours if any("virtiofsd" in word for word in found[process][:4])]
     for process in helpers:
         process.suspend()
     return [process.pid for process in helpers]

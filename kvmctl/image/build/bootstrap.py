@@ -107,43 +107,32 @@ def mmdebstrap_command(
     options += ["--dpkgopt=path-include=/usr/share/doc/*/copyright", "--dpkgopt=force-confold"]
     # Else the package usrmerge would turn /bin into a link at last, for which it needs all of Perl.
     options += [f"--hook-dir={os.path.join(tools.hooks, 'merged-usr')}", "--essential-hook=" + _copy_tree_command()]
-    if not is_root:
-        # devpts and sysfs can't be mounted by who is nobody but root, and no device can be made: those of this host
-        # are bound for as long as it takes.
-        bind = f'for n in {_NODES}; do rm -f "$1/dev/$n"; : >"$1/dev/$n"; mount --bind "/dev/$n" "$1/dev/$n"; done'
-        release = f'for n in {_NODES}; do umount "$1/dev/$n"; rm -f "$1/dev/$n"; done; rm -f "$1/dev/fd"'
-        options += ["--skip=chroot/mount/dev", f'--extract-hook={bind}; ln -sfn /proc/self/fd "$1/dev/fd"']
-        options += [f"--customize-hook={release}"]
-    options.insert(-1 if not is_root else len(options), f"--customize-hook={os.path.join(_HERE, 'customize')}")
-    head = [
-        tools.mmdebstrap,
-        "--mode=root",
-        "--variant=minbase",
-        f"--include={','.join(packages)}",
-        "--format=directory",
-    ]
-    return [*head, *options, suite]
+    bind, release = ([], []) if is_root else _device_hooks()
+    options += [*bind, f"--customize-hook={os.path.join(_HERE, 'customize')}", *release]
+    wanted = f"--include={','.join(packages)}"
+    return [tools.mmdebstrap, "--mode=root", "--variant=minbase", wanted, "--format=directory", *options, suite]
 
 
 def _copy_tree_command() -> str:
     """Before the packages that look at it: the kernel's, which make an initramfs by what the tree says."""
-    return f"""cp -R --preserve=mode "{os.path.join(_HERE, "tree")}/." "$1" """.strip()
+    return f'cp -R --preserve=mode "{os.path.join(_HERE, "tree")}/." "$1"'
+
+
+def _device_hooks() -> tuple[list[str], list[str]]:
+    """What lends the devices of this host to a directory, and takes them back.
+
+    Who is nobody but root of a namespace can neither make devices nor mount devpts, as mmdebstrap would.
+    """
+    bind = f'for n in {_NODES}; do rm -f "$1/dev/$n"; : >"$1/dev/$n"; mount --bind "/dev/$n" "$1/dev/$n"; done'
+    release = f'for n in {_NODES}; do umount "$1/dev/$n"; rm -f "$1/dev/$n"; done; rm -f "$1/dev/fd"'
+    lend = ["--skip=chroot/mount/dev", f'--extract-hook={bind}; ln -sfn /proc/self/fd "$1/dev/fd"']
+    return lend, [f"--customize-hook={release}"]
 
 
 def _isolation(*, is_root: bool) -> list[str]:
     """Processes and mounts of its own: all of it ends with its first process, which ends with us."""
-    tied = ["setpriv", "--pdeathsig", "KILL", "--"]
-    return [
-        *tied,
-        "unshare",
-        *([] if is_root else ["--map-root-user"]),
-        "--mount",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
-        "--",
-    ]
+    tied = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", *([] if is_root else ["--map-root-user"])]
+    return [*tied, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
 
 
 def _filtered(root: str, record: str, *, is_root: bool) -> list[str]:
@@ -174,15 +163,16 @@ def _run(argv: list[str], *, env: dict[str, str], space: Workspace, on_line: Cal
             process.kill()
             raise
     if process.returncode:
-        raise _explain(said, space)
+        raise explain(said, os.path.dirname(space.path))
 
 
-def _explain(said: list[str], space: Workspace) -> HostError | ImageError:
+def explain(said: list[str], place: str) -> HostError | ImageError:
+    """What mmdebstrap's words come to, having failed in the directory `place`."""
     text = "\n".join(said)
     detail = "\n".join([line for line in said if re.match(r"[EW]:|Err:", line)] or said[-_LOG_LINES:])
     if "No space left on device" in text:
         return ImageError(
-            f"no space is left in {os.path.dirname(space.path)!r}",
+            f"no space is left in {place!r}",
             detail=detail,
             hint="Free some, or point KVMCTL_CACHE_DIR elsewhere.",
         )

@@ -29,6 +29,10 @@ DEFAULT_SIZE: Final = 4 << 30
 """Bytes the disk shows; it takes what is in it, and machines' overlays of it may be larger."""
 CMDLINE: Final = "console=tty0 console=ttyS0 quiet"
 HOSTNAME: Final = "debian"
+CLOUD_CONFIG: Final = """\
+# Seeds on a disk, and not what clouds have. With none there, cloud-init does nothing.
+datasource_list: [NoCloud, ConfigDrive, None]
+"""
 
 _NEEDED_SPACE: Final = 2 << 30
 _PACKAGE: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+")
@@ -93,7 +97,7 @@ def build_debian(
         owners = bootstrap(
             space, suite=suite, sources=sources, packages=wanted, settings=settings, tools=tools, on_line=steps.hear
         )
-        _configure(space.file("root"), layout, sources=sources)
+        _configure(space.file("root"), layout, sources=sources, cloud_init=cloud_init)
         steps.begin("Making the disk")
         disk = make_disk(space, layout, owners=owners, tools=tools)
         steps.begin("Compressing the image")
@@ -103,7 +107,7 @@ def build_debian(
         return _describe(space, os.fspath(out), size=size, suite=suite, boot_files=boot_files)
 
 
-def _configure(root: str, layout: Layout, *, sources: Sequence[Source]) -> None:
+def _configure(root: str, layout: Layout, *, sources: Sequence[Source], cloud_init: bool) -> None:
     """Write what differs from image to image."""
     root_id = str(layout.root_id)
     files = {
@@ -113,6 +117,8 @@ def _configure(root: str, layout: Layout, *, sources: Sequence[Source]) -> None:
         "etc/hosts": f"127.0.0.1 localhost\n127.0.1.1 {HOSTNAME}\n::1 localhost ip6-localhost ip6-loopback\n",
         "etc/apt/sources.list.d/debian.sources": "\n".join(source.stanza for source in sources),
     }
+    if cloud_init:
+        files["etc/cloud/cloud.cfg.d/90_datasources.cfg"] = CLOUD_CONFIG
     for name, text in files.items():
         path = os.path.join(root, name)
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)

@@ -11,7 +11,6 @@ from errno import EINVAL, ENODEV
 from typing import Final
 
 from kvmctl.errors import AgentError, HostError, NotRunning
-from kvmctl.guest.command import check_command
 from kvmctl.guest.init.session import Failed, Input, Order, Refused, Session, Terminal, exit_code
 from kvmctl.guest.run import KEEP_MAX, ExecResult, OnOutput
 from kvmctl.runtime.hostroot.bootfiles import BootFiles
@@ -83,7 +82,7 @@ class HostRootVm:
         signal ended it. `env` is added to a small environment; `user` is a name or a number, root unless given;
         `directory` is a path in the guest. Raises AgentError, NotFound; NotRunning where the machine ends before it.
         """
-        check_command(argv)
+        _check(argv)
         out, err = _Output(on_stdout), _Output(on_stderr)
         order = self._order(argv, env=env, directory=directory, user=user, terminal=terminal)
         async with self._turn, self._told_of_its_end():
@@ -168,3 +167,10 @@ class HostRootVm:
 
     def _last_words(self) -> str:
         return self.vm.console_text(limit=_EVIDENCE).replace("\r\n", "\n").strip()
+
+
+def _check(argv: Sequence[str]) -> None:
+    if isinstance(argv, str):  # which is a sequence of words of one letter
+        raise AgentError(f"{argv!r} is one word, and a command is a list of them", hint=f'["sh", "-c", {argv!r}]')
+    if not argv or not argv[0]:
+        raise AgentError("no command was given")
