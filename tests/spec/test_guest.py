@@ -232,3 +232,11 @@ def test_a_card_is_named_by_its_id_and_found_by_its_address() -> None:
     assert (first.dhcp, first.name) == (True, "eth0")
     assert (second.mac, second.name, second.dhcp) == ("52:54:00:00:00:02", "eth1", False)
     assert second.addresses == ("10.0.0.2/24",)
+
+
+def test_shares_that_say_where_are_mounted_there() -> None:
+    shared = "[[shares]]\npath = '/src'\nmount = '/mnt/src'\ndriver = '9p'\nread_only = true\n"
+    text = f"[guest]\n{shared}[[shares]]\npath = '/x'\ndriver = '9p'"
+    (mount,) = told(factory.plan(text)).mounts
+    assert (mount.tag, mount.type, mount.path) == ("share0", "9p", "/mnt/src")
+    assert mount.options.startswith("ro,trans=virtio,")
