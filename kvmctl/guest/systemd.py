@@ -45,9 +45,8 @@ def _lines(lines: Iterator[str]) -> bytes:
 
 def _sysusers(recipe: FirstBoot) -> Iterator[str]:
     for index, user in enumerate(_people(recipe)):
-        description = user.description.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-        shell = user.shell or "/bin/bash"
-        yield f'u {user.name} {_FIRST_UID + index} "{description}" {_home(user)} "{_escaped(shell)}"'
+        description, shell = _escaped(user.description), _escaped(user.shell or "/bin/bash")
+        yield f'u {user.name} {_FIRST_UID + index} "{description}" {_home(user)} "{shell}"'
         yield from (f"m {user.name} {group}" for group in user.groups)
 
 

@@ -30,12 +30,12 @@ def tell_guest(step: TellGuest, undo: ExitStack) -> None:
     not set: a guest that was told before keeps what it was told then, because a secret is needed once.
     """
     found = _gather(step)
-    if found.unset and os.path.exists(os.path.join(step.directory, _DIGEST)):
+    if found.unset and _is_told(step):
         return
     _require(found)
     contents = _render(step.first_boot, found, load_keys(step.ssh))
     digest = _digest(contents)
-    if not _is_current(step, contents, digest):
+    if not (_is_told(step) and _read_digest(step) == digest):
         _refuse(step, list(_content_problems(step.first_boot, found, contents)))
         _write(step, contents, digest, undo)
 
@@ -120,20 +120,19 @@ def _digest(contents: Mapping[str, bytes]) -> str:
     return digest.hexdigest()
 
 
-def _names(step: TellGuest, contents: Mapping[str, bytes]) -> tuple[str, ...]:
-    """The files in the step's directory, the digest apart."""
-    return (_SEED,) if step.first_boot.way == "nocloud" else tuple(contents)
+def _is_told(step: TellGuest) -> bool:
+    """Whether all of the files are there, whatever they say."""
+    recipe = step.first_boot
+    names = (_SEED,) if recipe.way == "nocloud" else recipe.credentials
+    return all(os.path.exists(os.path.join(step.directory, name)) for name in (*names, _DIGEST))
 
 
-def _is_current(step: TellGuest, contents: Mapping[str, bytes], digest: str) -> bool:
+def _read_digest(step: TellGuest) -> str:
     try:
-        with open(os.path.join(step.directory, _DIGEST), encoding="ascii") as file:
-            is_same = file.read() == digest
-    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
-        return False
+        with open(os.path.join(step.directory, _DIGEST), encoding="ascii", errors="replace") as file:
+            return file.read()
     except OSError as error:
         raise files.cannot("read", step.directory, error) from error
-    return is_same and all(os.path.exists(os.path.join(step.directory, name)) for name in _names(step, contents))
 
 
 def _write(step: TellGuest, contents: Mapping[str, bytes], digest: str, undo: ExitStack) -> None:

@@ -135,7 +135,11 @@ class Guest(Model):
     run: tuple[Command, ...] = Field(
         default=(), description="Commands to run once, last of all: text for the shell, or lists of words."
     )
-    network: tuple[Card, ...] = Field(default=(), description="How network cards are set up; by DHCP unless given.")
+    network: tuple[Card, ...] = Field(
+        default=(),
+        description="How network cards are set up; by DHCP unless given. Told by credentials, systemd-networkd does "
+        "it, where the guest has it enabled.",
+    )
     timezone: Timezone | None = Field(default=None, description="The time zone, 'Europe/Berlin'.")
     locale: Locale | None = Field(default=None, description="The locale, 'de_DE.UTF-8'.")
     user_data: HostPath | None = Field(

@@ -192,6 +192,8 @@ def test_a_secret_is_needed_once(step: TellGuest, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("BOBS_HASH")
     tell(secret)
     assert HASH in extracted(step, tmp_path)["user-data"]
+    with pytest.raises(kvmctl.HostError, match="'BOBS_HASH' is not set"):
+        tell(saying(secret, way="credentials"))  # which it never was told by
 
 
 def test_a_variable_that_is_not_set_is_named(step: TellGuest) -> None:
