@@ -34,7 +34,7 @@ def make_keys(step: MakeKeys, undo: ExitStack) -> None:
     """Make the keys that are not there; `undo` removes what was made. Raises HostError, StateError."""
     files.make_private_dir(step.directory, undo=undo)
     for name in os.listdir(step.directory):
-        if name.endswith((_PARTIAL, f"{_PARTIAL}.pub")):
+        if name.endswith((_PARTIAL, f"{_PARTIAL}.pub", ".tmp")):
             _unlink(os.path.join(step.directory, name))  # of a start that was killed
     _make_key(os.path.join(step.directory, _CLIENT), comment=step.alias, undo=undo)
     _make_key(os.path.join(step.directory, _HOST), comment=step.alias, undo=undo)

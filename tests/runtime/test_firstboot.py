@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import subprocess
+import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -315,3 +316,61 @@ def test_a_directory_that_cannot_be_written_is_said(step: TellGuest) -> None:
     Path(step.directory).write_text("in the way")
     with pytest.raises(kvmctl.StateError, match="is in the way"):
         tell(step)
+
+
+KILLED_AT_EVERY_STEP = """
+import os, shutil, sys
+from contextlib import ExitStack
+from itertools import count
+from kvmctl.plan.guest import FirstBoot, GuestUser, MakeKeys, Source, TellGuest
+from kvmctl.runtime import cloudconfig, firstboot, sshkeys
+from kvmctl.image import seed
+
+state = sys.argv[1]
+ssh, guest = f"{state}/ssh", f"{state}/guest"
+recipe = FirstBoot(sys.argv[2], "one", "web", users=(GuestUser("bob", (Source("own-keys", "", "k"),)),))
+
+def tell(step):
+    if step:
+        seen = count(1)
+        sys.addaudithook(lambda event, args: os.kill(os.getpid(), 9) if next(seen) == step else None)
+    with ExitStack() as undo:
+        sshkeys.make_keys(MakeKeys(ssh, "kvmctl-web", "guest"), undo)
+        firstboot.tell_guest(TellGuest(recipe, guest, ssh, "web.toml", "guest"), undo)
+        undo.pop_all()
+
+def told(step):
+    child = os.fork()
+    if child == 0:
+        tell(step)
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
+
+told(0)
+def there():
+    # An ssh-keygen whose parent was killed goes on, and what it leaves is cleared away by the start after the next.
+    return {path: sorted(name for name in os.listdir(path) if ".part" not in name) for path in (ssh, guest)}
+
+whole = there()
+shutil.rmtree(state)
+for step in count(1):
+    if told(step):
+        break
+    assert told(0), step
+    assert there() == whole, (step, there())
+    keys = sshkeys.load_keys(ssh)
+    assert keys.host_public.split()[1] in open(f"{ssh}/known_hosts").read(), step
+    derived = sshkeys._keygen("-y", "-P", "", "-f", f"{ssh}/host_ed25519")
+    assert derived.split()[1] == keys.host_public.split()[1], step
+    shutil.rmtree(state, ignore_errors=True)
+print(step)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["nocloud", "credentials"])
+def test_a_start_that_is_killed_anywhere_is_made_good_by_the_next(tmp_path: Path, home: Path, way: str) -> None:
+    argv = [sys.executable, "-c", KILLED_AT_EVERY_STEP, str(tmp_path / "state"), way]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 30
