@@ -123,6 +123,9 @@ if TYPE_CHECKING:
     from kvmctl.runtime.specs import find_spec as find_spec
     from kvmctl.runtime.stop import stop as stop
     from kvmctl.runtime.store import find_roots as find_roots
+    from kvmctl.runtime.told import GuestFiles as GuestFiles
+    from kvmctl.runtime.told import check_guest as check_guest
+    from kvmctl.runtime.told import guest_files as guest_files
     from kvmctl.runtime.vm import Status as Status
     from kvmctl.runtime.vm import Vm as Vm
     from kvmctl.runtime.waiting import Condition as Condition
@@ -243,6 +246,9 @@ _HOME = {
     "find_spec": "kvmctl.runtime.specs",
     "stop": "kvmctl.runtime.stop",
     "find_roots": "kvmctl.runtime.store",
+    "GuestFiles": "kvmctl.runtime.told",
+    "check_guest": "kvmctl.runtime.told",
+    "guest_files": "kvmctl.runtime.told",
     "Status": "kvmctl.runtime.vm",
     "Vm": "kvmctl.runtime.vm",
     "Condition": "kvmctl.runtime.waiting",

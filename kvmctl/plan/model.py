@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias
 
+from kvmctl.plan import guest as telling
 from kvmctl.plan import option
 from kvmctl.plan.helper import Helper, Tree
 from kvmctl.plan.option import Fd, Option
@@ -122,7 +123,7 @@ class CopySecret:
     key: str
 
 
-Step: TypeAlias = CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret
+Step: TypeAlias = CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret | telling.Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +267,7 @@ _CLASSES: Final[dict[str, Any]] = {
     for cls in (
         Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CreateOverlay, CopyNvram,
         StoreSecret, CopySecret, Input, InputDirectory, Port, QmpStep, Console, Disk, Network, Guest,
-        SharedDirectory, Helper, Tree, Fd,
+        SharedDirectory, Helper, Tree, Fd, *telling.CLASSES,
     )
 }  # fmt: skip
 

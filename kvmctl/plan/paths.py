@@ -287,6 +287,25 @@ class MachinePaths:
         """The guest's public host key as ssh reads it, so that nobody is asked to trust what was never seen."""
         return join(self.ssh, "known_hosts")
 
+    @property
+    def guest(self) -> str:
+        """What the guest is told at its first boot, kept for all later ones: a guest that loses it starts anew."""
+        return join(self.state, "guest")
+
+    @property
+    def guest_seed(self) -> str:
+        """The disk that cloud-init reads, labelled ``CIDATA``."""
+        return join(self.guest, "seed.iso")
+
+    @property
+    def guest_digest(self) -> str:
+        """A digest of all that the guest's files were made from: they are made anew when it changes."""
+        return join(self.guest, "digest")
+
+    def guest_credential(self, name: str) -> str:
+        """The systemd credential `name`, as the guest reads it."""
+        return join(self.guest, name)
+
     def socket(self, stem: str) -> str:
         """The socket of a channel or console beyond the first, by its id."""
         return join(self.run, f"{stem}.sock")

@@ -1,5 +1,5 @@
-"""Doors to modules that are seldom needed, or whose libraries (pyroute2, psutil) are slow to import: paid for by who
-goes through."""
+"""Doors to modules that are seldom needed, or whose libraries (pyroute2, psutil, yaml) are slow to import: paid for by
+who goes through."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kvmctl.runtime.store import find_roots
 if TYPE_CHECKING:
     from kvmctl.errors import KvmctlError, NotFound
     from kvmctl.image.holders import Holder
+    from kvmctl.plan.guest import MakeKeys, TellGuest
     from kvmctl.plan.helper import Helper
     from kvmctl.plan.model import CreateOverlay, Plan, Tap, VhostNet
     from kvmctl.plan.paths import Roots
@@ -52,6 +53,28 @@ def find_listener(port: int) -> Holder | None:
     """`kvmctl.image.holders.find_listener`."""
     holder: Holder | None = import_module("kvmctl.image.holders").find_listener(port)
     return holder
+
+
+def make_keys(step: MakeKeys, undo: ExitStack) -> None:
+    """`kvmctl.runtime.sshkeys.make_keys`."""
+    import_module("kvmctl.runtime.sshkeys").make_keys(step, undo)
+
+
+def tell_guest(step: TellGuest, undo: ExitStack) -> None:
+    """`kvmctl.runtime.firstboot.tell_guest`."""
+    import_module("kvmctl.runtime.firstboot").tell_guest(step, undo)
+
+
+def seed_image(contents: Mapping[str, bytes]) -> bytes:
+    """`kvmctl.image.seed.seed_image`."""
+    image: bytes = import_module("kvmctl.image.seed").seed_image(contents)
+    return image
+
+
+def cloud_config_problem(text: str, *, needs_header: bool) -> str:
+    """`kvmctl.runtime.cloudconfig.cloud_config_problem`."""
+    problem: str = import_module("kvmctl.runtime.cloudconfig").cloud_config_problem(text, needs_header=needs_header)
+    return problem
 
 
 def check_overlay(step: CreateOverlay) -> None:
