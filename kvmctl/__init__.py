@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kvmctl.errors import AptError as AptError
     from kvmctl.errors import Busy as Busy
     from kvmctl.errors import ConsoleBusy as ConsoleBusy
+    from kvmctl.errors import CopyFailed as CopyFailed
     from kvmctl.errors import DeadlineExceeded as DeadlineExceeded
     from kvmctl.errors import DigestMismatch as DigestMismatch
     from kvmctl.errors import DownloadError as DownloadError
@@ -46,8 +47,16 @@ if TYPE_CHECKING:
     from kvmctl.errors import StateError as StateError
     from kvmctl.guest.agent import Agent as Agent
     from kvmctl.guest.agent import AgentInfo as AgentInfo
+    from kvmctl.guest.copy import Copied as Copied
+    from kvmctl.guest.info import GuestFileSystem as GuestFileSystem
+    from kvmctl.guest.info import GuestInfo as GuestInfo
+    from kvmctl.guest.info import GuestInterface as GuestInterface
+    from kvmctl.guest.info import GuestOs as GuestOs
+    from kvmctl.guest.info import GuestUser as GuestUser
     from kvmctl.guest.init.session import Terminal as Terminal
+    from kvmctl.guest.run import Control as Control
     from kvmctl.guest.run import ExecResult as ExecResult
+    from kvmctl.guest.upkeep import Trimmed as Trimmed
     from kvmctl.host.doctor import Report as Report
     from kvmctl.host.doctor import diagnose as diagnose
     from kvmctl.host.finding import Finding as Finding
@@ -146,6 +155,7 @@ _HOME = {
     "AptError": "kvmctl.errors",
     "Busy": "kvmctl.errors",
     "ConsoleBusy": "kvmctl.errors",
+    "CopyFailed": "kvmctl.errors",
     "DeadlineExceeded": "kvmctl.errors",
     "DigestMismatch": "kvmctl.errors",
     "DownloadError": "kvmctl.errors",
@@ -169,8 +179,16 @@ _HOME = {
     "StateError": "kvmctl.errors",
     "Agent": "kvmctl.guest.agent",
     "AgentInfo": "kvmctl.guest.agent",
+    "Copied": "kvmctl.guest.copy",
+    "GuestFileSystem": "kvmctl.guest.info",
+    "GuestInfo": "kvmctl.guest.info",
+    "GuestInterface": "kvmctl.guest.info",
+    "GuestOs": "kvmctl.guest.info",
+    "GuestUser": "kvmctl.guest.info",
     "Terminal": "kvmctl.guest.init.session",
+    "Control": "kvmctl.guest.run",
     "ExecResult": "kvmctl.guest.run",
+    "Trimmed": "kvmctl.guest.upkeep",
     "Report": "kvmctl.host.doctor",
     "diagnose": "kvmctl.host.doctor",
     "Finding": "kvmctl.host.finding",

@@ -25,6 +25,7 @@
     ├── AgentError                   12   the guest agent is absent, refused, or talks nonsense
     ├── ImageError                   13   a disk image can't be made or read
     ├── StateError                   14   files of kvmctl's own can't be read or written
+    ├── CopyFailed                   17   a file can't be copied into the guest or out of it
     └── DownloadError                18   an image can't be downloaded
         └── DigestMismatch                … or is not the one that its publisher has
 
@@ -218,6 +219,12 @@ class StateError(KvmctlError):
     """A file of kvmctl's own can't be read or written."""
 
     exit_code = 14
+
+
+class CopyFailed(KvmctlError):
+    """A file can't be copied into the guest or out of it; what was there before is there still."""
+
+    exit_code = 17
 
 
 class DownloadError(KvmctlError):

@@ -20,6 +20,9 @@ from kvmctl.plan.share import InputDirectory, SharedDirectory
 FORMAT: Final = 1
 """Raised when an older kvmctl could not read a plan any more."""
 
+TRANSFER_PORT: Final = "org.kvmctl.transfer.0"
+"""The name that the guest knows the port by through which files are copied."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listen:
@@ -194,6 +197,8 @@ class Guest:
     acpi: bool
     agent: Literal["virtio", "serial"] | None
     """How the agent's channel is attached: a virtio port announces that it was opened, a serial port does not."""
+    transfer: bool = False
+    """Whether there is a port beside it for copying files."""
     balloon: bool = False
     vnc: bool = False
     display: bool = False

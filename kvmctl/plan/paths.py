@@ -197,6 +197,28 @@ class MachinePaths:
         return join(self.run, "agent.sock")
 
     @property
+    def transfer(self) -> str:
+        """The port beside the agent's channel that files are copied through."""
+        return join(self.run, "transfer.sock")
+
+    @property
+    def transfer_lock(self) -> str:
+        """Locked by whoever copies files through that port, their process id inside."""
+        return join(self.run, "transfer.lock")
+
+    @property
+    def leftovers(self) -> str:
+        """What is to be undone in the guest, one file each, locked by whoever is to undo it.
+
+        A file that is not locked is of somebody who was killed: the next command that talks to the guest does it.
+        """
+        return join(self.run, "leftovers")
+
+    def leftover(self, stem: str) -> str:
+        """One thing to be undone in the guest: its file systems frozen (``frozen``), or a command by its mark."""
+        return join(self.leftovers, f"{stem}.json")
+
+    @property
     def console(self) -> str:
         """The first serial console: one client at a time."""
         return join(self.run, "console.sock")
