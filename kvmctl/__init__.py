@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kvmctl.errors import AptError as AptError
     from kvmctl.errors import Busy as Busy
     from kvmctl.errors import ConsoleBusy as ConsoleBusy
+    from kvmctl.errors import CopyFailed as CopyFailed
     from kvmctl.errors import DeadlineExceeded as DeadlineExceeded
     from kvmctl.errors import DigestMismatch as DigestMismatch
     from kvmctl.errors import DownloadError as DownloadError
@@ -46,7 +47,16 @@ if TYPE_CHECKING:
     from kvmctl.errors import StateError as StateError
     from kvmctl.guest.agent import Agent as Agent
     from kvmctl.guest.agent import AgentInfo as AgentInfo
+    from kvmctl.guest.copy import Copied as Copied
+    from kvmctl.guest.info import GuestFileSystem as GuestFileSystem
+    from kvmctl.guest.info import GuestInfo as GuestInfo
+    from kvmctl.guest.info import GuestInterface as GuestInterface
+    from kvmctl.guest.info import GuestOs as GuestOs
+    from kvmctl.guest.info import GuestUser as GuestUser
+    from kvmctl.guest.init.session import Terminal as Terminal
+    from kvmctl.guest.run import Control as Control
     from kvmctl.guest.run import ExecResult as ExecResult
+    from kvmctl.guest.upkeep import Trimmed as Trimmed
     from kvmctl.host.doctor import Report as Report
     from kvmctl.host.doctor import diagnose as diagnose
     from kvmctl.host.finding import Finding as Finding
@@ -83,6 +93,11 @@ if TYPE_CHECKING:
     from kvmctl.runtime.events import Exit as Exit
     from kvmctl.runtime.events import ExitReason as ExitReason
     from kvmctl.runtime.events import State as State
+    from kvmctl.runtime.helper_locks import HelperInfo as HelperInfo
+    from kvmctl.runtime.hostroot.launch import launch_host_root as launch_host_root
+    from kvmctl.runtime.hostroot.launch import run_host_root as run_host_root
+    from kvmctl.runtime.hostroot.setting import HostRoot as HostRoot
+    from kvmctl.runtime.hostroot.vm import HostRootVm as HostRootVm
     from kvmctl.runtime.images import ImageInfo as ImageInfo
     from kvmctl.runtime.images import RemovedImage as RemovedImage
     from kvmctl.runtime.images import available_images as available_images
@@ -117,6 +132,9 @@ if TYPE_CHECKING:
     from kvmctl.runtime.specs import find_spec as find_spec
     from kvmctl.runtime.stop import stop as stop
     from kvmctl.runtime.store import find_roots as find_roots
+    from kvmctl.runtime.told import GuestFiles as GuestFiles
+    from kvmctl.runtime.told import check_guest as check_guest
+    from kvmctl.runtime.told import guest_files as guest_files
     from kvmctl.runtime.vm import Status as Status
     from kvmctl.runtime.vm import Vm as Vm
     from kvmctl.runtime.waiting import Condition as Condition
@@ -137,6 +155,7 @@ _HOME = {
     "AptError": "kvmctl.errors",
     "Busy": "kvmctl.errors",
     "ConsoleBusy": "kvmctl.errors",
+    "CopyFailed": "kvmctl.errors",
     "DeadlineExceeded": "kvmctl.errors",
     "DigestMismatch": "kvmctl.errors",
     "DownloadError": "kvmctl.errors",
@@ -160,7 +179,16 @@ _HOME = {
     "StateError": "kvmctl.errors",
     "Agent": "kvmctl.guest.agent",
     "AgentInfo": "kvmctl.guest.agent",
+    "Copied": "kvmctl.guest.copy",
+    "GuestFileSystem": "kvmctl.guest.info",
+    "GuestInfo": "kvmctl.guest.info",
+    "GuestInterface": "kvmctl.guest.info",
+    "GuestOs": "kvmctl.guest.info",
+    "GuestUser": "kvmctl.guest.info",
+    "Terminal": "kvmctl.guest.init.session",
+    "Control": "kvmctl.guest.run",
     "ExecResult": "kvmctl.guest.run",
+    "Trimmed": "kvmctl.guest.upkeep",
     "Report": "kvmctl.host.doctor",
     "diagnose": "kvmctl.host.doctor",
     "Finding": "kvmctl.host.finding",
@@ -197,6 +225,11 @@ _HOME = {
     "Exit": "kvmctl.runtime.events",
     "ExitReason": "kvmctl.runtime.events",
     "State": "kvmctl.runtime.events",
+    "HelperInfo": "kvmctl.runtime.helper_locks",
+    "launch_host_root": "kvmctl.runtime.hostroot.launch",
+    "run_host_root": "kvmctl.runtime.hostroot.launch",
+    "HostRoot": "kvmctl.runtime.hostroot.setting",
+    "HostRootVm": "kvmctl.runtime.hostroot.vm",
     "ImageInfo": "kvmctl.runtime.images",
     "RemovedImage": "kvmctl.runtime.images",
     "available_images": "kvmctl.runtime.images",
@@ -231,6 +264,9 @@ _HOME = {
     "find_spec": "kvmctl.runtime.specs",
     "stop": "kvmctl.runtime.stop",
     "find_roots": "kvmctl.runtime.store",
+    "GuestFiles": "kvmctl.runtime.told",
+    "check_guest": "kvmctl.runtime.told",
+    "guest_files": "kvmctl.runtime.told",
     "Status": "kvmctl.runtime.vm",
     "Vm": "kvmctl.runtime.vm",
     "Condition": "kvmctl.runtime.waiting",

@@ -25,7 +25,8 @@
     ├── AgentError                   12   the guest agent is absent, refused, or talks nonsense
     ├── ImageError                   13   a disk image can't be made or read
     ├── StateError                   14   files of kvmctl's own can't be read or written
-    └── DownloadError                15   an image can't be downloaded
+    ├── CopyFailed                   17   a file can't be copied into the guest or out of it
+    └── DownloadError                18   an image can't be downloaded
         └── DigestMismatch                … or is not the one that its publisher has
 
 A summary says what happened with the values quoted, the detail is the evidence (QEMU's own words), the hint is what
@@ -220,10 +221,16 @@ class StateError(KvmctlError):
     exit_code = 14
 
 
+class CopyFailed(KvmctlError):
+    """A file can't be copied into the guest or out of it; what was there before is there still."""
+
+    exit_code = 17
+
+
 class DownloadError(KvmctlError):
     """An image can't be downloaded, or is not the one that its publisher has."""
 
-    exit_code = 15
+    exit_code = 18
 
 
 class DigestMismatch(DownloadError):

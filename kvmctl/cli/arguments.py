@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
@@ -30,12 +30,11 @@ def complete_image(incomplete: str) -> list[str]:
 Name: TypeAlias = Annotated[
     str, typer.Argument(metavar="NAME", help="The machine's name.", autocompletion=complete_machine)
 ]
-Spec: TypeAlias = Annotated[
-    str,
-    typer.Argument(
-        metavar="MACHINE",
-        help="The machine's name, the path of a spec (with a / or ending in .toml), or an image's name.",
-        autocompletion=complete_machine,
-    ),
-]
+_SPEC: Final = typer.Argument(
+    metavar="MACHINE",
+    help="The machine's name, the path of a spec (with a / or ending in .toml), or an image's name.",
+    autocompletion=complete_machine,
+)
+Spec: TypeAlias = Annotated[str, _SPEC]
+OptionalSpec: TypeAlias = Annotated[str | None, _SPEC]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]

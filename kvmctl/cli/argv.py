@@ -66,6 +66,7 @@ def _record(plan: Plan) -> dict[str, object]:
         "argv": [*plan.wrapper, plan.qemu, *(word for option in options for word in option["words"])],
         "options": options,
         "descriptors": [{"kind": type(source).__name__, **asdict(source)} for source in plan.fds],
+        "helpers": [asdict(helper) for helper in plan.helpers],
         "steps": [{"kind": type(step).__name__, **asdict(step)} for step in plan.steps],
         "before_run": [asdict(step) for step in plan.before_run],
         "warnings": plan.warnings,

@@ -1,7 +1,4 @@
-"""Pulling images with progress on the terminal: for ``kvmctl image pull``, and where an image is found to be missing.
-
-All that starts machines imports this, and hardly ever needs it: no import here may be one that takes time.
-"""
+"""Pulling images with progress on the terminal: for ``kvmctl image pull``, and where one turns out to be missing."""
 
 from __future__ import annotations
 

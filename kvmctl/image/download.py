@@ -89,8 +89,7 @@ def _complete(place: str, partial: Partial, *, name: str, patience: float, on_pr
             reason = "the connection was closed"
         if strikes >= _STRIKES:
             so_far = f"{partial.size} of {partial.total or 'an unknown number of'} bytes"
-            hint = "What there is was kept: the next pull goes on from there."
-            raise DownloadError(f"{http.shown(place)}: {reason}, after {so_far}", hint=hint)
+            raise DownloadError(f"{http.shown(place)}: {reason}, after {so_far}")
 
 
 def _take(answer: Answer, partial: Partial, *, name: str, on_progress: Progress) -> None:

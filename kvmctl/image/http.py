@@ -90,7 +90,8 @@ def get(
         error.close()
         if error.code == 416:  # Range Not Satisfiable
             raise NotSatisfiable from error
-        raise DownloadError(f"{url}: the server says {error.code} {error.reason}") from error
+        words = " ".join(str(error.reason).split())
+        raise DownloadError(f"{url}: the server says {error.code} {words}") from error
     except urllib.error.URLError as error:
         raise _unreachable(url, error.reason) from error
     except (*_NETWORK, ValueError) as error:

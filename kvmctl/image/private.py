@@ -110,8 +110,8 @@ def free_bytes(path: str) -> int:
 
 
 def mebibytes(count: int) -> str:
-    """`count` bytes for a message, rounded up."""
-    return f"{-(-count // (1 << 20))} MiB"
+    """`count` bytes for a message."""
+    return f"{count / (1 << 20):.1f} MiB"
 
 
 def cannot(verb: str, path: str, error: OSError) -> StateError:

@@ -83,18 +83,26 @@ def pull(
         expected = _expected(entry, patience=patience)
         if there is not None and _is_current(there, entry, expected, store):
             return PulledImage(there, was_there=True)
-        with Partial(path, expected) as partial:
-            try:
-                image = _fetch(entry, partial, store=store, patience=patience, on_progress=tell)
-            except ImageError:
-                partial.remove()  # it is whole, and of no use to anybody
-                raise
-            except DownloadError:
-                if not partial.size:
-                    partial.remove()
-                raise
-            partial.remove()
+        with Partial(path, expected) as partial, _tidied(partial):
+            image = _fetch(entry, partial, store=store, patience=patience, on_progress=tell)
     return PulledImage(image, was_there=False)
+
+
+@contextmanager
+def _tidied(partial: Partial) -> Iterator[None]:
+    """Leave of a download what the next pull can use, and nothing else."""
+    try:
+        yield
+    except ImageError:
+        partial.remove()  # it is whole, and of no use to anybody
+        raise
+    except DownloadError as error:
+        if partial.size:
+            error.hint = error.hint or "What there is was kept: the next pull goes on from there."
+        else:
+            partial.remove()
+        raise
+    partial.remove()
 
 
 def _tell_nobody(_: PullProgress) -> None:

@@ -64,8 +64,11 @@ def read_header(path: str) -> Header | None:
 
 
 def find_backing(path: str) -> str | None:
-    """The file that the image at `path` is an overlay of; None where it is of none, or no qcow2, or can't be read."""
-    with suppress(OSError):
+    """The file that the image at `path` is an overlay of; None where it is of none, or no qcow2, or gone.
+
+    Raises OSError.
+    """
+    with suppress(FileNotFoundError):
         header = read_header(path)
         return header.backing if header else None
     return None

@@ -29,17 +29,23 @@ class ImageGarbage:
 
 
 def find_uses(roots: Roots) -> dict[str, list[str]]:
-    """The overlays of each image that has any, by the image's file."""
+    """The overlays of each image that has any, by the image's file.
+
+    Raises StateError where there is something that can't be read: it might be one.
+    """
     found: dict[str, list[str]] = defaultdict(list)
-    for path in _files(roots):
-        if (backing := qcow2.find_backing(path)) is not None:
-            found[os.path.realpath(os.path.join(os.path.dirname(path), backing))].append(path)
+    try:
+        for path in _files(roots):
+            if (backing := qcow2.find_backing(path)) is not None:
+                found[os.path.realpath(os.path.join(os.path.dirname(path), backing))].append(path)
+    except OSError as error:
+        raise private.cannot("look for overlays of images in", error.filename, error) from error
     return dict(found)
 
 
 def owner_of(path: str, roots: Roots) -> str:
     """What an overlay belongs to, for people: its machine's name, or where it lies."""
-    for root in (os.path.join(roots.state, "machines"), roots.runtime):
+    for root in (os.path.join(roots.state, "machines"), roots.ephemeral, roots.runtime):
         if path.startswith(f"{root}/"):
             return path[len(root) + 1 :].partition("/")[0]
     return path
@@ -116,8 +122,13 @@ def _stale_downloads(roots: Roots) -> Iterator[str]:
 
 
 def _files(roots: Roots) -> Iterator[str]:
-    """Every file under kvmctl's directories that could be an overlay."""
+    """Every file under kvmctl's directories that could be an overlay. Raises OSError."""
     for root in (roots.state, roots.runtime):
-        for folder, folders, files in os.walk(root):
+        for folder, folders, files in os.walk(root, onerror=_unless_gone):
             folders[:] = [name for name in folders if os.path.join(folder, name) != roots.images]
             yield from (path for name in files if os.path.isfile(path := os.path.join(folder, name)))
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

@@ -11,11 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias
 
+from kvmctl.plan import guest as telling
 from kvmctl.plan import option
-from kvmctl.plan.option import Option
+from kvmctl.plan.helper import Helper, Tree
+from kvmctl.plan.option import Fd, Option
+from kvmctl.plan.share import InputDirectory, SharedDirectory
 
 FORMAT: Final = 1
 """Raised when an older kvmctl could not read a plan any more."""
+
+TRANSFER_PORT: Final = "org.kvmctl.transfer.0"
+"""The name that the guest knows the port by through which files are copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +126,7 @@ class CopySecret:
     key: str
 
 
-Step: TypeAlias = CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret
+Step: TypeAlias = CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret | telling.Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +197,8 @@ class Guest:
     acpi: bool
     agent: Literal["virtio", "serial"] | None
     """How the agent's channel is attached: a virtio port announces that it was opened, a serial port does not."""
+    transfer: bool = False
+    """Whether there is a port beside it for copying files."""
     balloon: bool = False
     vnc: bool = False
     display: bool = False
@@ -219,15 +227,18 @@ class Plan:
     """Bytes at boot."""
     options: tuple[Option, ...]
     fds: tuple[FdSource, ...]
+    helpers: tuple[Helper, ...] = ()
+    """Started before QEMU, and gone with it."""
     wrapper: tuple[str, ...] = ()
     """The command that QEMU is started through, which becomes QEMU; ties a captive machine to its launcher."""
     steps: tuple[Step, ...] = ()
-    inputs: tuple[Input, ...] = ()
+    inputs: tuple[Input | InputDirectory, ...] = ()
     ports: tuple[Port, ...] = ()
     before_run: tuple[QmpStep, ...] = ()
     consoles: tuple[Console, ...] = ()
     disks: tuple[Disk, ...] = ()
     networks: tuple[Network, ...] = ()
+    shares: tuple[SharedDirectory, ...] = ()
     guest: Guest = field(default_factory=lambda: Guest(acpi=True, agent=None))
     warnings: tuple[str, ...] = ()
     """Said once when the machine starts."""
@@ -260,7 +271,8 @@ _CLASSES: Final[dict[str, Any]] = {
     cls.__name__: cls
     for cls in (
         Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CreateOverlay, CopyNvram,
-        StoreSecret, CopySecret, Input, Port, QmpStep, Console, Disk, Network, Guest,
+        StoreSecret, CopySecret, Input, InputDirectory, Port, QmpStep, Console, Disk, Network, Guest,
+        SharedDirectory, Helper, Tree, Fd, *telling.CLASSES,
     )
 }  # fmt: skip
 

@@ -20,6 +20,9 @@ SUN_PATH_MAX: Final = 107
 (``<linux/un.h>``)."""
 
 
+HELPER_LOCK: Final = ".helper.lock"
+"""How the names of helper programs' locks end, so that those of a plan that can't be read are found too."""
+
 NAME: Final = r"(?!.*\.\.)(?!.*\.(toml|json)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 """What a machine may be called: its name is the name of directories, and QEMU's ``-name``, and must not be taken for
 that of a file."""
@@ -98,6 +101,11 @@ class Roots:
         return join(self.state, "images")
 
     @property
+    def ephemeral(self) -> str:
+        """What machines that keep nothing write while they run: too much for a run directory, which is often memory."""
+        return join(self.state, "ephemeral")
+
+    @property
     def downloads(self) -> str:
         """Images on their way here: what a pull that was broken off goes on from."""
         return join(self.cache, "downloads")
@@ -112,18 +120,34 @@ class Roots:
         """The user's own additions to the catalogue of images."""
         return join(self.config, "images.toml")
 
+    @property
+    def kernel_cache(self) -> str:
+        """Kernels out of the distribution's packages: image and modules, a directory each."""
+        return join(self.cache, "kernels")
+
+    def kernel(self, package: str) -> str:
+        """The kernel of one package."""
+        return join(self.kernel_cache, package)
+
+    @property
+    def boot_cache(self) -> str:
+        """Kernels unpacked and initramfs archives for machines made of this host, by what they were made of."""
+        return join(self.cache, "boot")
+
     def spec(self, name: str) -> str:
         """A defined machine's spec; the machine is defined by this file being there. Raises NotFound."""
         return join(self.machines, f"{check_name(name)}.toml")
 
     def machine(self, name: str, *, ephemeral: bool = False) -> MachinePaths:
         """The paths of one machine. An ephemeral one keeps its state under its run directory, and both go together.
+        Its disks lie elsewhere, and go with them all the same.
 
         Raises NotFound for what can't be a machine's name: nothing else is ever made into a path.
         """
         run = join(self.runtime, check_name(name))
         state = join(run, "state") if ephemeral else join(self.state, "machines", name)
-        return MachinePaths(name=name, run=run, state=state, images=self.images)
+        scratch = join(self.ephemeral, name)
+        return MachinePaths(name, run, state, images=self.images, scratch=scratch, is_ephemeral=ephemeral)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +159,9 @@ class MachinePaths:
     state: str
     images: str = ""
     """The image store, which all machines share."""
+    scratch: str = ""
+    """The disks of an ephemeral run of the machine; gone with the run directory."""
+    is_ephemeral: bool = False
 
     @property
     def lock(self) -> str:
@@ -170,6 +197,28 @@ class MachinePaths:
         return join(self.run, "agent.sock")
 
     @property
+    def transfer(self) -> str:
+        """The port beside the agent's channel that files are copied through."""
+        return join(self.run, "transfer.sock")
+
+    @property
+    def transfer_lock(self) -> str:
+        """Locked by whoever copies files through that port, their process id inside."""
+        return join(self.run, "transfer.lock")
+
+    @property
+    def leftovers(self) -> str:
+        """What is to be undone in the guest, one file each, locked by whoever is to undo it.
+
+        A file that is not locked is of somebody who was killed: the next command that talks to the guest does it.
+        """
+        return join(self.run, "leftovers")
+
+    def leftover(self, stem: str) -> str:
+        """One thing to be undone in the guest: its file systems frozen (``frozen``), or a command by its mark."""
+        return join(self.leftovers, f"{stem}.json")
+
+    @property
     def console(self) -> str:
         """The first serial console: one client at a time."""
         return join(self.run, "console.sock")
@@ -199,6 +248,22 @@ class MachinePaths:
         """QEMU's stderr."""
         return join(self.run, "qemu.log")
 
+    def helper_socket(self, stem: str) -> str:
+        """The socket of a helper program, by its id, for the moment that connecting to it takes."""
+        return join(self.run, f"{stem}.helper.sock")
+
+    def helper_lock(self, stem: str) -> str:
+        """Locked exactly while the helper program of that id lives, which inherits the locked descriptor."""
+        return join(self.run, stem + HELPER_LOCK)
+
+    def helper_log(self, stem: str) -> str:
+        """What the helper program of that id prints."""
+        return join(self.run, f"{stem}.helper.log")
+
+    def helper_tree(self, stem: str) -> str:
+        """An empty directory, where the helper program of that id has the tree it serves: mounted for it alone."""
+        return join(self.run, f"{stem}.tree")
+
     @property
     def secrets(self) -> str:
         """Secrets given by environment, one file each, for QEMU to read."""
@@ -212,7 +277,7 @@ class MachinePaths:
     @property
     def disks(self) -> str:
         """Disk images created for this machine that have no path of their own."""
-        return join(self.state, "disks")
+        return self.scratch if self.is_ephemeral else join(self.state, "disks")
 
     @property
     def nvram(self) -> str:
@@ -243,6 +308,25 @@ class MachinePaths:
     def known_hosts(self) -> str:
         """The guest's public host key as ssh reads it, so that nobody is asked to trust what was never seen."""
         return join(self.ssh, "known_hosts")
+
+    @property
+    def guest(self) -> str:
+        """What the guest is told at its first boot, kept for all later ones: a guest that loses it starts anew."""
+        return join(self.state, "guest")
+
+    @property
+    def guest_seed(self) -> str:
+        """The disk that cloud-init reads, labelled ``CIDATA``."""
+        return join(self.guest, "seed.iso")
+
+    @property
+    def guest_digest(self) -> str:
+        """A digest of all that the guest's files were made from: they are made anew when it changes."""
+        return join(self.guest, "digest")
+
+    def guest_credential(self, name: str) -> str:
+        """The systemd credential `name`, as the guest reads it."""
+        return join(self.guest, name)
 
     def socket(self, stem: str) -> str:
         """The socket of a channel or console beyond the first, by its id."""

@@ -13,6 +13,7 @@ from posixpath import dirname
 from shlex import join, quote
 from typing import Final, assert_never
 
+from kvmctl.plan.guest import MakeKeys, TellGuest
 from kvmctl.plan.model import (
     CopyNvram,
     CopySecret,
@@ -46,6 +47,7 @@ def shell_script(plan: Plan) -> str:
     lines = [f"# {plan.name}, but for what only kvmctl can hand over: the journal, its own monitor, the lock."]
     lines += [f"# console: socat -,rawer UNIX-CONNECT:{quote(console.socket)}" for console in plan.consoles]
     lines += [f"# then, on the monitor: {_command(step.execute, step.arguments)}" for step in plan.before_run]
+    lines += [f"# left out, for {item.program} is started with QEMU: {item.key}" for item in plan.helpers]
     lines += [f"mkdir -p -m 700 {quote(folder)}" for folder in dict.fromkeys(dirname(item.path) for item in sockets)]
     lines += [line for step in plan.steps for line in _step_lines(step)]
     lines += [line for tap in taps for line in _tap_lines(tap)]
@@ -68,7 +70,7 @@ def _standalone(plan: Plan) -> Iterator[Option]:
                 continue
             case "chardev" if option.body["id"] in served:
                 continue
-            case "mon" | "object" if option.body.get("chardev") in served:
+            case "mon" | "object" | "device" if option.body.get("chardev") in served:
                 continue
             case "chardev" if fds and fds[0] in paths:
                 body = {"path" if key == "fd" else key: value for key, value in option.body.items()}
@@ -108,6 +110,20 @@ def _tap_lines(tap: Tap) -> Iterator[str]:
 
 
 def _step_lines(step: Step) -> Iterator[str]:
+    if isinstance(step, MakeKeys | TellGuest):
+        yield from _told_lines(step)
+    else:
+        yield from _file_lines(step)
+
+
+def _told_lines(step: MakeKeys | TellGuest) -> Iterator[str]:
+    """What a guest is told is no line of a script: it is to be there from a start by kvmctl."""
+    directory = quote(step.directory)
+    message = quote(f"{step.directory} is missing: start the machine once by kvmctl, which makes it")
+    yield f"[ -d {directory} ] || {{ echo {message} >&2; exit 1; }}"
+
+
+def _file_lines(step: CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret) -> Iterator[str]:
     path = quote(step.path)
     yield f"mkdir -p -m 700 {quote(dirname(step.path))}"
     match step:

@@ -1,5 +1,7 @@
-"""What has to exist before QEMU is started: images, UEFI variables, secrets. What was made is unmade if the start
-fails."""
+"""What has to exist before QEMU is started: images, UEFI variables, secrets, what the guest is told.
+
+What was made is unmade if the start fails.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import assert_never
 
 from kvmctl.errors import HostError
 from kvmctl.image import qemuimg
+from kvmctl.plan.guest import MakeKeys, TellGuest
 from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, CreateOverlay, Plan, Step, StoreSecret
 from kvmctl.runtime import deferred, files
 
@@ -41,6 +44,10 @@ def _carry_out(step: Step, plan: Plan, undo: ExitStack) -> None:
             _store(path, secret.encode())
         case CopySecret(source, path):
             _store(path, _read(source).rstrip(b"\r\n"))
+        case MakeKeys():
+            deferred.make_keys(step, undo)
+        case TellGuest():
+            deferred.tell_guest(step, undo)
         case _:
             assert_never(step)
 

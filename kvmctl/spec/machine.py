@@ -15,12 +15,13 @@ from kvmctl.spec.boot import Boot
 from kvmctl.spec.clock import Clock
 from kvmctl.spec.cpu import Cpu
 from kvmctl.spec.credentials import Credentials
-from kvmctl.spec.devices import Devices
+from kvmctl.spec.devices import Devices, share
 from kvmctl.spec.firmware import Firmware
+from kvmctl.spec.guest import Guest
 from kvmctl.spec.hostpath import anchor_path, base_of
 from kvmctl.spec.ids import ids_problems
 from kvmctl.spec.memory import Memory
-from kvmctl.spec.model import AlsoTakes, Bool, Int, Model, Str, table_of
+from kvmctl.spec.model import AlsoTakes, Bool, Int, Model, Str, Switch, table_of
 from kvmctl.spec.smbios import Smbios
 from kvmctl.spec.units import SIZE_FORMS, Line, MachineName, Uuid, has_control_characters
 
@@ -86,6 +87,11 @@ class Machine(Devices):
     credentials: Credentials = Field(
         default_factory=dict, description="systemd credentials by name: text, or { file = ... } or { env = ... }."
     )
+    guest: Switch[Guest] = Field(
+        default=None,
+        description="What the guest is told at its first boot: its name, users, network, files, commands; true tells "
+        "it the usual. The guest needs cloud-init for that, or systemd 252.",
+    )
     pci: Pci = Field(default={}, validate_default=True, description="The PCI buses: what is kept free on them.")
     on_poweroff: Literal["poweroff", "pause"] = Field(
         default="poweroff", description="When the guest powers off: QEMU ends, or stays paused to be looked at."
@@ -118,6 +124,7 @@ class Machine(Devices):
         yield from self.cpu.topology_problems(self.cpus)
         yield from booting.order_problems(self.boot, self)
         yield from ids_problems(self)
+        yield from share.twins(self.shares)
         yield from self._twins()
         yield from self._stray_arguments()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 
@@ -69,8 +71,8 @@ class Publisher:
 
 
 @contextmanager
-def publishing() -> Iterator[Publisher]:
-    """A publisher on a port of its own, gone at the end."""
+def publishing(*, certificate: Path | None = None) -> Iterator[Publisher]:
+    """A publisher on a port of its own, gone at the end; with a `certificate` (and its key) one that speaks TLS."""
     publisher = Publisher()
 
     class Handler(BaseHTTPRequestHandler):
@@ -78,7 +80,7 @@ def publishing() -> Iterator[Publisher]:
         timeout = 30
 
         def do_GET(self) -> None:
-            with suppress(ConnectionError):
+            with suppress(OSError):
                 _answer(self, publisher)
             self.close_connection = True
 
@@ -86,7 +88,11 @@ def publishing() -> Iterator[Publisher]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    publisher.url = f"http://127.0.0.1:{server.server_address[1]}"
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    publisher.url = f"{'http' if certificate is None else 'https'}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 import os
@@ -11,8 +12,10 @@ import stat
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from hashlib import sha512
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -74,7 +77,7 @@ def test_a_wrong_digest_is_told_and_nothing_is_kept(acme: Publisher, roots: Root
     acme.change("/acme-1.raw", content=OTHER)
     with pytest.raises(DigestMismatch) as caught:
         pull(roots)
-    assert caught.value.exit_code == 15
+    assert caught.value.exit_code == 18
     assert f"expected sha256:{digest_of(CONTENT)}" in caught.value.detail
     assert f"received sha256:{digest_of(OTHER)}" in caught.value.detail
     assert stored(roots) == files_under(roots.downloads) == []
@@ -241,6 +244,70 @@ def test_redirects_are_followed_to_http_and_nowhere_else(acme: Publisher, roots:
         pull(roots)
 
 
+@pytest.fixture
+def certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The certificate and key of a server on this host, which this process trusts."""
+    path = tmp_path / "server.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=here -keyout {path} -out {path}.crt"
+    subprocess.run([*command.split(), "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    return path
+
+
+def test_checksums_are_not_taken_from_a_redirect_that_leaves_https(
+    acme: Publisher, roots: Roots, certificate: Path
+) -> None:
+    with publishing(certificate=certificate) as secure:
+        secure.put("/acme-1.raw", b"", location=f"{acme.url}/acme-1.raw")
+        secure.put("/SHA256SUMS", acme.files["/SHA256SUMS"].content)
+        catalogue(roots, acme=f'url = "{secure.url}/acme-{{release}}.raw"\nchecksums = "SHA256SUMS"\nformat = "raw"')
+        pull(roots)  # the image itself may come from anywhere
+        assert len(acme.gets("/acme-1.raw")) == 1
+        secure.put("/SHA256SUMS", b"", location=f"{acme.url}/SHA256SUMS")
+        with pytest.raises(DownloadError, match="SHA256SUMS, and nothing could vouch for what is there"):
+            pull(roots)
+    assert acme.gets("/SHA256SUMS") == []
+
+
+def test_a_server_that_can_not_prove_who_it_is_is_left(
+    roots: Roots, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with publishing(certificate=certificate) as impostor:
+        impostor.put("/a.raw", CONTENT)
+        with pytest.raises(DownloadError, match=r"can't be reached: .*certificate verify failed"):
+            pull(roots, f"{impostor.url}/a.raw")
+    assert stored(roots) == []
+
+
+def test_a_server_that_speaks_no_http_is_told(roots: Roots) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def babble() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"220 mail.example ESMTP\r\n")
+
+        thread = threading.Thread(target=babble)
+        thread.start()
+        with pytest.raises(DownloadError, match=r"can't be reached: 220 mail\.example ESMTP"):
+            pull(roots, f"http://127.0.0.1:{server.getsockname()[1]}/a.raw")
+        thread.join()
+
+
+def test_an_image_goes_over_from_a_cache_on_another_file_system(acme: Publisher, roots: Roots) -> None:
+    with TemporaryDirectory(dir="/dev/shm") as memory:
+        elsewhere = replace(roots, cache=memory)
+        if os.stat(memory).st_dev == os.stat(roots.config).st_dev:
+            pytest.skip("/dev/shm is no file system of its own here")
+        image = pull(elsewhere).image
+        assert files_under(elsewhere.downloads) == []
+    assert content_of(roots, image) == CONTENT
+    assert stored(roots) == ["names/acme-1.json", f"sha256/{image.digest}"]
+
+
 def test_what_comes_encoded_unasked_is_refused(acme: Publisher, roots: Roots) -> None:
     acme.change("/acme-1.raw", encoding="gzip")
     with pytest.raises(DownloadError, match="encoded as 'gzip'"):
@@ -309,19 +376,22 @@ def test_proxies_of_the_environment_are_honoured(
         assert len(proxy.asked) == 1
 
 
-@pytest.mark.parametrize(("suffix", "packed"), [(".xz", lzma.compress(CONTENT)), (".gz", gzip.compress(CONTENT))])
-def test_a_packed_image_is_checked_packed_and_kept_unpacked(
-    publisher: Publisher, roots: Roots, suffix: str, packed: bytes
-) -> None:
+SMALL = CONTENT[: 64 << 10]
+PACKERS = {".xz": lzma.compress, ".gz": gzip.compress, ".bz2": bz2.compress}
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_a_packed_image_is_checked_packed_and_kept_unpacked(publisher: Publisher, roots: Roots, suffix: str) -> None:
+    packed = PACKERS[suffix](SMALL)
     url = publisher.put(f"/a.raw{suffix}", packed)
     image = pull(roots, url, digest=f"sha512:{sha512(packed).hexdigest()}").image
     assert image.name == "a"
-    assert content_of(roots, image) == CONTENT
+    assert content_of(roots, image) == SMALL
     assert files_under(roots.downloads) == []
 
 
 def test_a_packed_image_that_is_broken_is_told_and_nothing_is_kept(publisher: Publisher, roots: Roots) -> None:
-    url = publisher.put("/a.raw.xz", lzma.compress(CONTENT)[:-1000])
+    url = publisher.put("/a.raw.xz", lzma.compress(SMALL)[:-1000])
     with pytest.raises(ImageError, match=r"a.raw.xz can't be unpacked"):
         pull(roots, url)
     assert stored(roots) == files_under(roots.downloads) == []

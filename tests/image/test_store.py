@@ -218,7 +218,7 @@ def test_a_frozen_layer_or_an_ephemeral_disk_keeps_an_image_as_well(raw: Path, r
     disk = Path(overlay_of(roots, "acme"))
     for place in (
         f"{roots.state}/templates/t/disk0.qcow2",
-        f"{roots.runtime}/web-1/state/disks/disk0.qcow2",
+        f"{roots.ephemeral}/web-1/disk0.qcow2",
         f"{roots.state}/machines/web/snapshots/s/disk0.qcow2",
     ):
         os.makedirs(os.path.dirname(place))

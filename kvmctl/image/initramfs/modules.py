@@ -14,7 +14,7 @@ from posixpath import basename
 from kvmctl.image.compression import expand
 from kvmctl.image.initramfs.elf import find_section
 
-_SUFFIXES = (".ko", ".ko.xz", ".ko.zst")
+_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
 
 @dataclass(frozen=True, slots=True)

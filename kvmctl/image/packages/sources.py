@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 from kvmctl.errors import AptError
 from kvmctl.image.packages.apt import Apt
@@ -10,13 +11,17 @@ from kvmctl.image.packages.deb import Member, read_deb
 
 KERNELS = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-image-kvm", "linux-image-amd64")
 """Packages that stand for the newest kernel: Debian's for clouds, Ubuntu's for the same, Debian's for everything."""
+_KERNEL = re.compile(r"linux-(image|modules)-")
+_OF_A_VERSION = re.compile(r"linux-(image|modules)-([a-z]+-)?\d")
+"""A package with something in it; ``linux-image-amd64`` only stands for one."""
 
 
 class Sources:
     """The packages that are read from; `used` tells which, with their versions."""
 
-    def __init__(self, apt: Apt) -> None:
+    def __init__(self, apt: Apt, kernels: Sequence[str] = KERNELS) -> None:
         self._apt = apt
+        self._kernels = kernels
         self._unpacked: dict[str, list[Member]] = {}
 
     @property
@@ -39,9 +44,9 @@ class Sources:
 
     def kernel_packages(self) -> list[str]:
         """The newest kernel's packages; Ubuntu has the modules apart from the image. Raises AptError."""
-        name = self._apt.find_candidate(KERNELS)
+        name = self._apt.find_candidate(self._kernels)
         if name is None:
-            raise AptError(f"none of these packages is to be had: {', '.join(KERNELS)}")
+            raise AptError(f"none of these packages is to be had: {', '.join(self._kernels)}")
         return kernel_packages(self._apt, name)
 
     def libraries(self, package: str) -> Iterator[Member]:
@@ -59,6 +64,5 @@ def kernel_packages(apt: Apt, name: str) -> list[str]:
     """The packages with a kernel and its modules that `name` is, or stands for. Raises AptError."""
     found = [name]
     for package in found:
-        prefixes = ("linux-image-", "linux-modules-")
-        found += [item for item in apt.depends(package) if item.startswith(prefixes) and item not in found]
-    return found
+        found += [item for item in apt.depends(package) if _KERNEL.match(item) and item not in found]
+    return [package for package in found if _OF_A_VERSION.match(package)] or found
