@@ -1,5 +1,5 @@
-"""Doors to modules that are seldom needed, or whose libraries (pyroute2, psutil, tarfile, yaml) are slow to import: paid
-for by who goes through."""
+"""Doors to modules that are seldom needed, or whose libraries (pyroute2, psutil, tarfile, yaml) are slow to import:
+paid for by who goes through."""
 
 from __future__ import annotations
 
