@@ -1,7 +1,7 @@
 """A command in a machine made of this host, from the shell and back, against virtme-ng where that works.
 
-virtme-ng wants udev in the host's root, ``/lib/modules`` of the kernel, a terminal, and 9p in the kernel; where it gives
-no answer the row says so, and the figure stands alone.
+virtme-ng wants udev in the host's root, ``/lib/modules`` of the kernel, a terminal, and 9p in the kernel; where it
+gives no answer the row says so, and the figure stands alone.
 """
 
 from __future__ import annotations
