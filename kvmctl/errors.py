@@ -15,7 +15,8 @@
     ├── HostError                     8   this host can't: no KVM, no QEMU, too old, missing helper
     │   ├── QemuNotFound
     │   ├── QemuTooOld
-    │   └── KvmUnavailable
+    │   ├── KvmUnavailable
+    │   └── TemplateMisfit                … a template was made by another QEMU, on another CPU, of something else
     ├── LaunchFailed                  9   QEMU was started and did not come up
     ├── DeadlineExceeded             10   no answer within the time given
     ├── QmpError                     11   QEMU refused a command
@@ -23,6 +24,7 @@
     ├── AgentError                   12   the guest agent is absent, refused, or talks nonsense
     ├── ImageError                   13   a disk image can't be made or read
     └── StateError                   14   files of kvmctl's own can't be read or written
+        └── TemplateDamaged               … files of a template are missing, or are not what they were
 
 A summary says what happened with the values quoted, the detail is the evidence (QEMU's own words), the hint is what
 to do next. Only ``kvmctl.cli`` prints these or turns them into an exit status. Imports nothing.
@@ -153,6 +155,10 @@ class KvmUnavailable(HostError):
     """``accel = "kvm"`` was asked for and KVM can't be used."""
 
 
+class TemplateMisfit(HostError):
+    """A template was made by another QEMU, on another CPU, or of something else than it is asked for."""
+
+
 class LaunchFailed(KvmctlError):
     """QEMU was started and did not come up; `detail` holds its own words."""
 
@@ -199,3 +205,7 @@ class StateError(KvmctlError):
     """A file of kvmctl's own can't be read or written."""
 
     exit_code = 14
+
+
+class TemplateDamaged(StateError):
+    """Files of a template are missing, or are not what they were when it was made."""

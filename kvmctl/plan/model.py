@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias
 
 from kvmctl.plan import option
-from kvmctl.plan.option import Option
+from kvmctl.plan.layers import CopyImage, CreateOverlay, SharedLock
+from kvmctl.plan.option import Fd, Option
 
 FORMAT: Final = 1
 """Raised when an older kvmctl could not read a plan any more."""
@@ -64,7 +65,7 @@ class VhostNet:
     key: str
 
 
-FdSource: TypeAlias = Listen | Pair | OpenFile | Tap | VhostNet
+FdSource: TypeAlias = Listen | Pair | OpenFile | Tap | VhostNet | SharedLock
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class CopySecret:
     key: str
 
 
-Step: TypeAlias = CreateImage | CopyNvram | StoreSecret | CopySecret
+Step: TypeAlias = CreateImage | CopyNvram | StoreSecret | CopySecret | CreateOverlay | CopyImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class QmpStep:
-    """A monitor command to be run before the machine is let go."""
+    """A monitor command to be run before the machine is let go; an `Fd` among its arguments is its number."""
 
     execute: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -214,6 +215,8 @@ class Plan:
     disks: tuple[Disk, ...] = ()
     networks: tuple[Network, ...] = ()
     guest: Guest = field(default_factory=lambda: Guest(acpi=True, agent=None))
+    template: str | None = None
+    """The template that the machine is a fork of."""
     warnings: tuple[str, ...] = ()
     """Said once when the machine starts."""
     spec: Mapping[str, Any] = field(default_factory=dict)
@@ -245,7 +248,7 @@ _CLASSES: Final[dict[str, Any]] = {
     cls.__name__: cls
     for cls in (
         Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CopyNvram, StoreSecret, CopySecret,
-        Input, Port, QmpStep, Console, Disk, Network, Guest,
+        Input, Port, QmpStep, Console, Disk, Network, Guest, SharedLock, CreateOverlay, CopyImage, Fd,
     )
 }  # fmt: skip
 
@@ -259,6 +262,8 @@ def _encode(value: Any) -> Any:
         return record
     if isinstance(value, tuple):
         return [_encode(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _encode(item) if isinstance(item, Fd) else item for key, item in value.items()}
     return value
 
 
@@ -276,5 +281,10 @@ def _decode(value: Any) -> Any:
 
 
 def _decode_item(item: Any) -> Any:
-    is_foreign = isinstance(item, dict) and "" not in item
-    return item if is_foreign else _decode(item)
+    if isinstance(item, dict) and "" not in item:
+        return {key: _decode(value) if _is_fd(value) else value for key, value in item.items()}
+    return _decode(item)
+
+
+def _is_fd(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("") == Fd.__name__

@@ -92,6 +92,19 @@ class Roots:
         """Plans of specs that were started before, for as long as nothing that they were made from has changed."""
         return join(self.cache, "plans")
 
+    @property
+    def templates(self) -> str:
+        """Frozen machines, one directory each."""
+        return join(self.state, "templates")
+
+    def template(self, name: str) -> TemplatePaths:
+        """The paths of one template. Raises NotFound for what can't be a name."""
+        return TemplatePaths(name=name, directory=join(self.templates, check_name(name)))
+
+    def unfinished_template(self, name: str) -> TemplatePaths:
+        """Where a template is made, to be renamed when it is whole: nobody looks at a name that begins with a dot."""
+        return TemplatePaths(name=name, directory=join(self.templates, f".{check_name(name)}"))
+
     def spec(self, name: str) -> str:
         """A defined machine's spec; the machine is defined by this file being there. Raises NotFound."""
         return join(self.machines, f"{check_name(name)}.toml")
@@ -233,6 +246,47 @@ class MachinePaths:
     def secret(self, stem: str) -> str:
         """The file of one secret, by its object's id."""
         return join(self.secrets, stem)
+
+
+@dataclass(frozen=True, slots=True)
+class TemplatePaths:
+    """The files of one template: none of them is written once it is made."""
+
+    name: str
+    directory: str
+
+    @property
+    def record(self) -> str:
+        """What it was made from, the plan of its forks, and the digests of its files."""
+        return join(self.directory, "template.json")
+
+    @property
+    def lock(self) -> str:
+        """Locked by whoever makes or removes it, and shared by every fork for as long as that lives."""
+        return join(self.directory, "lock")
+
+    @property
+    def verified(self) -> str:
+        """The stamps that its files had when they last agreed with their digests."""
+        return join(self.directory, "verified.json")
+
+    @property
+    def memory(self) -> str:
+        """The guest's memory: every fork maps it, copy-on-write."""
+        return join(self.directory, "memory")
+
+    @property
+    def device_state(self) -> str:
+        """The devices and CPUs, as QEMU's migration stream."""
+        return join(self.directory, "device-state")
+
+    def layer(self, node: str) -> str:
+        """The writable disk `node` as it was frozen, if it is one on top of the user's image."""
+        return join(self.directory, "disks", f"{node}.qcow2")
+
+    def blank(self, node: str) -> str:
+        """An empty overlay on the frozen disk `node`, of which every fork has a copy."""
+        return join(self.directory, "blanks", f"{node}.qcow2")
 
 
 def fits_sun_path(path: str) -> bool:

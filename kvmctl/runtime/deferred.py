@@ -23,6 +23,11 @@ def open_vhost_net(source: VhostNet) -> list[int]:
     return descriptors
 
 
+def available_memory() -> int:
+    """Bytes that programs can have without anything being swapped out."""
+    return int(import_module("psutil").virtual_memory().available)
+
+
 def find_client(path: str) -> int | None:
     """`kvmctl.runtime.peers.find_client`."""
     pid: int | None = import_module("kvmctl.runtime.peers").find_client(path)

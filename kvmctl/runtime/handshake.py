@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 from kvmctl.errors import DeadlineExceeded
+from kvmctl.plan.option import resolve
 from kvmctl.runtime.begin import Beginning
 from kvmctl.runtime.monitor import Monitor
 
 START_SECONDS = 60.0
 """How long QEMU may take from its start to its first instruction: it may have to touch a lot of memory first."""
+
+Wait: TypeAlias = Callable[[], Awaitable[None]]
+"""Waits for something, and raises where it can't come any more."""
+
+
+async def _nothing() -> None:
+    pass
 
 
 async def let_go(beginning: Beginning) -> Monitor | None:
@@ -18,14 +28,33 @@ async def let_go(beginning: Beginning) -> Monitor | None:
     Gives the private monitor of one that ends with us, which the caller closes; one that goes on has none: a monitor
     belongs to an event loop, which such a machine and its handle may outlive.
     """
+    monitor = await bring_up(beginning)
+    beginning.succeed()
+    return monitor
+
+
+async def bring_up(
+    beginning: Beginning,
+    *,
+    on_greeting: Callable[[], None] = lambda: None,
+    before: Wait = _nothing,
+    after: Wait = _nothing,
+) -> Monitor | None:
+    """Let a machine run, with the caller to say when it has succeeded: nobody depends on it before; see `let_go`.
+
+    `before` is waited for before its CPUs run, `after` when they do.
+    """
     monitor = None
     try:
         async with asyncio.timeout(START_SECONDS):
             monitor = await Monitor.connect(beginning.child.monitor.dup(), name=beginning.plan.name)
+            on_greeting()
             for step in beginning.plan.before_run:
-                await monitor.execute(step.execute, step.arguments)
+                await monitor.execute(step.execute, resolve(step.arguments, beginning.child.numbers))  # type: ignore[arg-type]  # a mapping stays one
             beginning.child.widen_backlogs()
+            await before()
             await monitor.execute("cont")
+            await after()
         if not beginning.claim.is_captive:
             await monitor.close()
     except BaseException as error:
@@ -37,7 +66,6 @@ async def let_go(beginning: Beginning) -> Monitor | None:
         if cause is error:
             raise
         raise cause from error
-    beginning.succeed()
     return monitor if beginning.claim.is_captive else None
 
 

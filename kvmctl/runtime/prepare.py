@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kvmctl.compile import compile_plan
 from kvmctl.host.identity import find_qemu
 from kvmctl.host.kvm import probe
 from kvmctl.host.qemu import qemu_facts
+from kvmctl.plan.captive import Tie, tie
 from kvmctl.plan.facts import HostFacts, QemuFacts
 from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Plan
-from kvmctl.plan.option import keyval
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import specs, store
 from kvmctl.spec.load import load
@@ -52,7 +52,9 @@ def prepare(
     qemu = qemu_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
     pinned = None if is_captive else specs.read_pin(paths)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
-    return Prepared(tie(plan, host, qemu) if is_captive else plan, paths, is_lasting=host.kvm.state != "broken")
+    return Prepared(
+        tie(plan, find_tie(host, qemu)) if is_captive else plan, paths, is_lasting=host.kvm.state != "broken"
+    )
 
 
 def load_machine(machine: Machine | str | os.PathLike[str], *, roots: Roots | None = None) -> Machine:
@@ -69,14 +71,6 @@ def name_of(reference: Machine | str | os.PathLike[str], machine: Machine) -> st
     return os.fspath(reference)
 
 
-def tie(plan: Plan, host: HostFacts, qemu: QemuFacts) -> Plan:
-    """`plan` for a QEMU that the kernel kills when its launcher ends, by QEMU's own option or util-linux's setpriv."""
-    if Feature.EXIT_WITH_PARENT in qemu.features:
-        option = keyval("run-with", exit_with_parent=True, why="default: the machine ends with the process it is for")
-        return replace(plan, options=(*plan.options, option))
-    if host.setpriv is None:
-        return replace(
-            plan,
-            warnings=(*plan.warnings, "setpriv (util-linux) is missing: a killed launcher's QEMU is cleared away late"),
-        )
-    return replace(plan, wrapper=(host.setpriv, "--pdeathsig", "KILL", "--"))
+def find_tie(host: HostFacts, qemu: QemuFacts) -> Tie:
+    """How a QEMU is tied to its launcher on this host."""
+    return Tie(by_qemu=Feature.EXIT_WITH_PARENT in qemu.features, setpriv=host.setpriv)

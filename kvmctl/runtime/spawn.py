@@ -15,7 +15,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import assert_never
 
-from kvmctl.errors import LaunchFailed, QemuNotFound
+from kvmctl.errors import Busy, LaunchFailed, QemuNotFound
+from kvmctl.image import ofd
+from kvmctl.plan.layers import SharedLock
 from kvmctl.plan.model import FdSource, Listen, OpenFile, Pair, Plan, StoreSecret, Tap, VhostNet
 from kvmctl.plan.option import render
 from kvmctl.plan.paths import MachinePaths
@@ -36,6 +38,8 @@ class Child:
     monitor: socket.socket
     listeners: tuple[socket.socket, ...]
     """Our copies of the sockets that QEMU listens on."""
+    numbers: Mapping[str, int]
+    """The descriptors that QEMU has from us, by their names in the plan."""
 
     def reap(self) -> int | None:
         """QEMU's exit status if it has ended (negative for a signal); collects the process."""
@@ -86,6 +90,8 @@ class _Opened:
                 self._keep_all(fds, deferred.open_tap(source))
             case VhostNet(fds):
                 self._keep_all(fds, deferred.open_vhost_net(source))
+            case SharedLock(fd, path):
+                self.keep(fd, _open_shared(path))
             case _:
                 assert_never(source)
 
@@ -121,7 +127,7 @@ def spawn(plan: Plan, claim: Claim) -> Child:
         reap_disowned()
         popen = _exec(plan, paths, opened.numbers, stdin=stdin, inherited=(claim.lock, feed))
         process = _adopt(popen, claim)
-        return Child(popen, process, *opened.take_ours())
+        return Child(popen, process, *opened.take_ours(), opened.numbers)
 
 
 def _adopt(popen: subprocess.Popen[bytes], claim: Claim) -> Process:
@@ -185,6 +191,14 @@ def _environment(plan: Plan) -> dict[str, str]:
     """Our environment without the secrets, which every process of this user could read there."""
     secrets = {step.variable for step in plan.steps if isinstance(step, StoreSecret)}
     return {name: value for name, value in os.environ.items() if name not in secrets}
+
+
+def _open_shared(path: str) -> int:
+    descriptor = _open_file(path, "read")
+    if not ofd.try_share(descriptor):
+        os.close(descriptor)
+        raise Busy(f"{os.path.dirname(path)!r} is being replaced or removed", hint="Try again in a moment.")
+    return descriptor
 
 
 def _open_file(path: str, mode: str) -> int:

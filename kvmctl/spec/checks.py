@@ -8,6 +8,7 @@ from posixpath import normpath
 from typing import Final
 
 from kvmctl.errors import Problem
+from kvmctl.plan.layers import SharedLock
 from kvmctl.plan.model import FdSource, Input, Listen, OpenFile, Pair, Tap, VhostNet
 from kvmctl.plan.option import Option, descriptor_names
 from kvmctl.spec.context import Lowered
@@ -80,7 +81,7 @@ def _descriptors(options: Iterable[Option], sources: Iterable[FdSource]) -> Iter
 
 def _names(source: FdSource) -> tuple[str, ...]:
     match source:
-        case Listen(fd) | Pair(fd) | OpenFile(fd):
+        case Listen(fd) | Pair(fd) | OpenFile(fd) | SharedLock(fd):
             return (fd,)
         case Tap(fds) | VhostNet(fds):
             return fds
