@@ -25,7 +25,7 @@ def create(program: str, path: str, *, image_format: str, size: int) -> None:
     _run([program, "create", "-q", "-f", image_format, partial, str(size)], partial, path, verb="create")
 
 
-def create_overlay(program: str, path: str, *, backing: str, backing_format: str, size: int | None = None) -> None:
+def create_layer(program: str, path: str, *, backing: str, backing_format: str, size: int | None = None) -> None:
     """Make an empty qcow2 image on top of `backing`, 0600; it is at `path` whole or not at all. Raises ImageError.
 
     With a `size`, in bytes, the backing file is not looked at and need not be there yet.

@@ -12,7 +12,7 @@ from posixpath import join
 from typing import Any, Final, TypeVar
 
 from kvmctl.plan.features import Feature
-from kvmctl.plan.layers import CopyImage, CreateOverlay, SharedLock
+from kvmctl.plan.layers import CopyImage, AddLayer, SharedLock
 from kvmctl.plan.model import CopyNvram, CreateImage, Input, OpenFile, Plan, QmpStep, Step
 from kvmctl.plan.option import Fd, Option, Value, jsonopt, text
 from kvmctl.plan.paths import MachinePaths, TemplatePaths
@@ -151,7 +151,7 @@ def _block_node(option: Option, own: tuple[Layer, ...]) -> Iterator[Option]:
 
 def _steps(plan: Plan) -> Iterator[Step]:
     """Images were made with the template; secrets are made for every run."""
-    yield from (step for step in plan.steps if not isinstance(step, CreateImage | CopyNvram | CreateOverlay))
+    yield from (step for step in plan.steps if not isinstance(step, CreateImage | CopyNvram | AddLayer))
 
 
 def _inputs(plan: Plan, own: tuple[Layer, ...]) -> Iterator[Input]:

@@ -15,7 +15,7 @@ class SharedLock:
 
 
 @dataclass(frozen=True, slots=True)
-class CreateOverlay:
+class AddLayer:
     """A qcow2 image to be made on top of `backing`, which is only read from then on."""
 
     path: str

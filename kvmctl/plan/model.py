@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias
 
 from kvmctl.plan import option
-from kvmctl.plan.layers import CopyImage, CreateOverlay, SharedLock
+from kvmctl.plan.layers import CopyImage, AddLayer, SharedLock
 from kvmctl.plan.option import Fd, Option
 
 FORMAT: Final = 1
@@ -106,7 +106,7 @@ class CopySecret:
     key: str
 
 
-Step: TypeAlias = CreateImage | CopyNvram | StoreSecret | CopySecret | CreateOverlay | CopyImage
+Step: TypeAlias = CreateImage | CopyNvram | StoreSecret | CopySecret | AddLayer | CopyImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +248,7 @@ _CLASSES: Final[dict[str, Any]] = {
     cls.__name__: cls
     for cls in (
         Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CopyNvram, StoreSecret, CopySecret,
-        Input, Port, QmpStep, Console, Disk, Network, Guest, SharedLock, CreateOverlay, CopyImage, Fd,
+        Input, Port, QmpStep, Console, Disk, Network, Guest, SharedLock, AddLayer, CopyImage, Fd,
     )
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from posixpath import dirname
 from shlex import join, quote
 from typing import Final, assert_never
 
-from kvmctl.plan.layers import CopyImage, CreateOverlay
+from kvmctl.plan.layers import CopyImage, AddLayer
 from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, Listen, OpenFile, Plan, Step, StoreSecret, Tap
 from kvmctl.plan.option import Option, Value, descriptor_names, render_option
 
@@ -109,7 +109,7 @@ def _step_lines(step: Step) -> Iterator[str]:
             yield f'( umask 077; printf %s "${step.variable}" >{path} )'
         case CopySecret():
             yield f"( umask 077; tr -d '\\r\\n' <{quote(step.source)} >{path} )"
-        case CreateOverlay():
+        case AddLayer():
             backing = f"-F {step.backing_format} -b {quote(step.backing)}"
             yield f"[ -e {path} ] || qemu-img create -q -f qcow2 {backing} {path}"
         case CopyImage():

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from kvmctl.errors import Problem, SpecError
-from kvmctl.plan.layers import CreateOverlay
+from kvmctl.plan.layers import AddLayer
 from kvmctl.plan.model import Disk, Input, Plan
 from kvmctl.plan.option import Form, Option, Value, jsonopt
 from kvmctl.plan.paths import MachinePaths, TemplatePaths
@@ -137,8 +137,8 @@ def _needs_layer(disk: Disk, template: TemplatePaths) -> bool:
     return disk.path is not None and not disk.read_only and not is_own
 
 
-def _overlay(disk: Disk, template: TemplatePaths) -> CreateOverlay:
-    return CreateOverlay(template.layer(disk.id), str(disk.path), str(disk.format), f"disks {disk.id!r}")
+def _overlay(disk: Disk, template: TemplatePaths) -> AddLayer:
+    return AddLayer(template.layer(disk.id), str(disk.path), str(disk.format), f"disks {disk.id!r}")
 
 
 def _relayered(disk: Disk, template: TemplatePaths) -> Disk:

@@ -222,7 +222,7 @@ def _seal(making: _Making, renew: tuple[str, ...] | None) -> None:
         size = qemuimg.virtual_size(program, here, image_format=layer.format)
         blank = made.blank(layer.node)
         files.make_private_dir(os.path.dirname(blank))
-        qemuimg.create_overlay(program, blank, backing=layer.path, backing_format=layer.format, size=size)
+        qemuimg.create_layer(program, blank, backing=layer.path, backing_format=layer.format, size=size)
     own = list(template.used_files(made))
     for name in own:
         _close_off(os.path.join(made.directory, name), making)

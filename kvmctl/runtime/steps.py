@@ -9,7 +9,7 @@ from typing import assert_never
 
 from kvmctl.errors import HostError
 from kvmctl.image import qemuimg
-from kvmctl.plan.layers import CopyImage, CreateOverlay
+from kvmctl.plan.layers import CopyImage, AddLayer
 from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, Plan, Step, StoreSecret
 from kvmctl.runtime import files
 
@@ -38,10 +38,10 @@ def _carry_out(step: Step, plan: Plan, undo: ExitStack) -> None:
             _store(path, secret.encode())
         case CopySecret(source, path):
             _store(path, _read(source).rstrip(b"\r\n"))
-        case CreateOverlay(path, backing, backing_format):
+        case AddLayer(path, backing, backing_format):
             if _is_wanted(path, undo):
                 program = qemuimg.find_qemu_img(plan.qemu)
-                qemuimg.create_overlay(program, path, backing=backing, backing_format=backing_format)
+                qemuimg.create_layer(program, path, backing=backing, backing_format=backing_format)
                 undo.callback(_unlink, path)
         case CopyImage(source, path):
             if _is_wanted(path, undo):
