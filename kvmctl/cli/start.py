@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-import kvmctl
-from kvmctl.cli import output
 from kvmctl.cli.arguments import Spec
+from kvmctl.cli.starting import start_detached
 
 
 def start(
@@ -26,11 +25,3 @@ def start(
     kvmctl start machines/tiny.toml --name one && kvmctl wait one --for 'console:^READY'
     """
     start_detached(machine, name=name)
-
-
-def start_detached(machine: str, *, name: str | None) -> None:
-    """Start `machine`, print what is worth warning of, and its name."""
-    started = kvmctl.start_detached(machine, name=name)
-    for warning in started.warnings:
-        output.warn(f"{started.name}: {warning}")
-    output.emit(started.name)

@@ -12,7 +12,7 @@ from posixpath import join
 from typing import Any, Final, TypeVar
 
 from kvmctl.plan.features import Feature
-from kvmctl.plan.layers import CopyImage, AddLayer, SharedLock
+from kvmctl.plan.layers import AddLayer, CopyImage, SharedLock
 from kvmctl.plan.model import CopyNvram, CreateImage, Input, OpenFile, Plan, QmpStep, Step
 from kvmctl.plan.option import Fd, Option, Value, jsonopt, text
 from kvmctl.plan.paths import MachinePaths, TemplatePaths

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias
 
 from kvmctl.plan import option
-from kvmctl.plan.layers import CopyImage, AddLayer, SharedLock
+from kvmctl.plan.layers import AddLayer, CopyImage, SharedLock
 from kvmctl.plan.option import Fd, Option
 
 FORMAT: Final = 1

@@ -13,7 +13,7 @@ from posixpath import dirname
 from shlex import join, quote
 from typing import Final, assert_never
 
-from kvmctl.plan.layers import CopyImage, AddLayer
+from kvmctl.plan.layers import AddLayer, CopyImage
 from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, Listen, OpenFile, Plan, Step, StoreSecret, Tap
 from kvmctl.plan.option import Option, Value, descriptor_names, render_option
 

@@ -1,4 +1,5 @@
-"""Doors to modules whose libraries (pyroute2, psutil) are slow to import: paid for by who goes through."""
+"""Doors to modules that are seldom needed, or whose libraries (pyroute2, psutil) are slow to import: paid for by who
+goes through."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from typing import TYPE_CHECKING
 from kvmctl.plan.model import Tap, VhostNet
 
 if TYPE_CHECKING:
+    from kvmctl.errors import KvmctlError, NotFound
     from kvmctl.image.holders import Holder
+    from kvmctl.plan.paths import Roots
 
 
 def open_tap(source: Tap) -> list[int]:
@@ -49,3 +52,15 @@ def find_listener(port: int) -> Holder | None:
     """`kvmctl.image.holders.find_listener`."""
     holder: Holder | None = import_module("kvmctl.image.holders").find_listener(port)
     return holder
+
+
+def explain_exit(name: str, *, source: str, status: int | None, log: str) -> KvmctlError:
+    """`kvmctl.runtime.verdict.explain`."""
+    error: KvmctlError = import_module("kvmctl.runtime.verdict").explain(name, source=source, status=status, log=log)
+    return error
+
+
+def no_spec(reference: str, roots: Roots) -> NotFound:
+    """`kvmctl.runtime.listing.no_spec`."""
+    error: NotFound = import_module("kvmctl.runtime.listing").no_spec(reference, roots)
+    return error

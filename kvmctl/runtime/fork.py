@@ -1,7 +1,6 @@
-"""Forks: machines that go on where a template was frozen, on its memory and disks, copy-on-write.
+"""Templates in the hand, and their forks: machines that go on where a template was frozen, copy-on-write.
 
-What a fork is was decided when its template was made; here it is given a name, a directory and an identity, and QEMU is
-started, told to load, and let go. Nobody gets to see a fork before its guest has random numbers of its own.
+What a fork is was decided when its template was made; here it is given a name, a directory and an identity.
 """
 
 from __future__ import annotations
@@ -10,62 +9,29 @@ import asyncio
 import os
 import secrets
 import socket
-import time
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-from kvmctl.errors import AlreadyRunning, HostError, MonitorLost, StateError
+from kvmctl.errors import AlreadyRunning
 from kvmctl.guest.agent import Agent
-from kvmctl.guest.renew import SEED_BYTES, Renewal, renew
-from kvmctl.guest.turn import Turn
 from kvmctl.plan.captive import tie
 from kvmctl.plan.fork import place
-from kvmctl.plan.layers import CopyImage
-from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths, Roots, TemplatePaths
-from kvmctl.runtime import deferred, listing, observe, store, template, unfinished
-from kvmctl.runtime.begin import Beginning, begin
-from kvmctl.runtime.handshake import bring_up
-from kvmctl.runtime.journal import Journal, read_events
-from kvmctl.runtime.monitor import Monitor
+from kvmctl.runtime import definitions, store, template, unfinished
+from kvmctl.runtime.begin import begin
+from kvmctl.runtime.journal import Journal
+from kvmctl.runtime.raising import Profile, Raised, check_room, finish
 from kvmctl.runtime.sockets import connect_unix
 from kvmctl.runtime.template import Record
 from kvmctl.runtime.vm import Vm
-
-FORKED: Final = "KVMCTL_FORKED"
-"""kvmctl's own event in a fork's journal: what its guest was given, before anybody got to see the fork."""
-MEMORY: Final = 40 << 20
-"""Bytes that a fork takes for itself, at least: what QEMU writes, and what its guest does at once."""
 
 _NO_RENEWAL: Final = (
     "no way was found to renew the guest: all forks begin with the same random numbers, and with the time of their "
     "template, unless the guest's kernel has a driver for the generation ID device"
 )
-
-
-@dataclass(slots=True)
-class Profile:
-    """When a fork had come how far, in seconds since it was asked for; 0 for what it did not do."""
-
-    began: float = field(default_factory=time.time)
-    """The clock's time, seconds since the epoch."""
-    spawned: float = 0.0
-    """QEMU was started."""
-    greeted: float = 0.0
-    """It answered."""
-    loaded: float = 0.0
-    """The frozen state was its own."""
-    running: float = 0.0
-    """Its CPUs ran."""
-    renewed: float = 0.0
-    """Its guest had random numbers and the time."""
-
-    def now(self) -> float:
-        """Seconds since it was asked for."""
-        return time.time() - self.began
 
 
 class Fork(Vm):
@@ -75,7 +41,7 @@ class Fork(Vm):
     to the first use: an agent that nobody is connected to sleeps for up to 0.1 s.
     """
 
-    def __init__(self, raised: _Raised, journal: Journal) -> None:
+    def __init__(self, raised: Raised, journal: Journal) -> None:
         beginning = raised.beginning
         super().__init__(
             beginning.plan,
@@ -120,23 +86,6 @@ class Fork(Vm):
 
 
 @dataclass(slots=True)
-class _Raised:
-    """A fork that runs and is renewed, and that nobody depends on yet."""
-
-    beginning: Beginning
-    profile: Profile
-    monitor: Monitor | None = None
-    warm: socket.socket | None = None
-    """The connection to its agent."""
-
-    def close_warm(self) -> None:
-        """Hang up on its agent."""
-        if self.warm is not None:
-            self.warm.close()
-            self.warm = None
-
-
-@dataclass(slots=True)
 class Template:
     """A frozen machine to be forked."""
 
@@ -170,8 +119,7 @@ class Template:
             try:
                 journal = stack.enter_context(Journal(paths))
             except BaseException as error:
-                raised.close_warm()
-                raised.beginning.fail(error)
+                raised.fail(error)
                 raise
             stack.pop_all()
         raised.beginning.succeed()
@@ -186,7 +134,7 @@ class Template:
         for name in names:
             self._check_free(name)
         check_room(self.record.plan, self.roots, count=len(names))
-        raised: list[_Raised] = []
+        raised: list[Raised] = []
         limit = asyncio.Semaphore(os.cpu_count() or 1)
 
         async def raise_one(name: str) -> None:
@@ -202,10 +150,11 @@ class Template:
         except BaseException as error:  # noqa: BLE001  # raised again, out of its group
             cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
             for item in raised:
-                item.close_warm()
-                item.beginning.fail(cause)
+                item.fail(cause)
             raise cause from None
-        return [_let_go(item) for item in raised]
+        for item in raised:
+            item.let_go()
+        return [item.profile for item in raised]
 
     def check(self) -> None:
         """See that the template is whole and fits. Raises NotFound, TemplateMisfit, TemplateDamaged."""
@@ -223,25 +172,18 @@ class Template:
         paths = self.roots.machine(name)
         if store.is_alive(paths):
             raise store.already_running(paths)
-        if listing.is_defined(name, self.roots) or os.path.lexists(paths.state):
+        if definitions.is_defined(name, self.roots) or os.path.lexists(paths.state):
             raise AlreadyRunning(f"there is a machine {name!r}", hint=f"Choose another name, or: kvmctl rm {name}")
 
-    async def _raise(self, paths: MachinePaths, *, is_captive: bool, hostname: str) -> _Raised:
+    async def _raise(self, paths: MachinePaths, *, is_captive: bool, hostname: str) -> Raised:
         profile = Profile()
         with self._held():
             self.check()
             plan = place(self.record.plan, paths, uuid=str(uuid.uuid4()))
             plan = tie(plan, self.record.tie) if is_captive else plan
-            raised = _Raised(begin(plan, paths, is_captive=is_captive), profile)
+            beginning = begin(plan, paths, is_captive=is_captive)
         profile.spawned = profile.now()
-        try:
-            if self.record.renew is not None:
-                raised.warm = connect_unix(paths.agent)  # before the state is loaded: the agent must not see a gap
-            await self._bring_up(raised, hostname=hostname)
-        except BaseException:
-            raised.close_warm()
-            raise
-        return raised
+        return await finish(beginning, profile, template=self.name, command=self.record.renew, hostname=hostname)
 
     def _held(self) -> ExitStack:
         """The template, which nobody removes meanwhile. Raises NotFound, Busy."""
@@ -252,27 +194,6 @@ class Template:
             template.load_record(self.paths)
             raise template.unknown(self.paths) from None
         return stack
-
-    async def _bring_up(self, raised: _Raised, *, hostname: str) -> None:
-        beginning, profile, command = raised.beginning, raised.profile, self.record.renew
-
-        async def before() -> None:
-            await _loaded(beginning)
-
-        async def after() -> None:
-            if command is not None and raised.warm is not None:
-                async with Turn(Agent(raised.warm.dup)) as turn:
-                    await renew(turn, command, renewal(hostname))
-                profile.renewed = profile.now()
-
-        def on_greeting() -> None:
-            profile.greeted = profile.now()
-
-        raised.monitor = await bring_up(beginning, on_greeting=on_greeting, before=before, after=after)
-        _read_times(beginning.paths, profile)
-        with Journal(beginning.paths) as journal:
-            given = ["random", "clock", *(["hostname"] if hostname else [])] if profile.renewed else []
-            journal.note(FORKED, {"template": self.name, "renewed": given})
 
 
 def load_template(name: str, *, roots: Roots | None = None) -> Template:
@@ -285,63 +206,8 @@ def load_template(name: str, *, roots: Roots | None = None) -> Template:
     return found
 
 
-def renewal(hostname: str = "") -> Renewal:
-    """Fresh bytes, the time of now, and `hostname`."""
-    return Renewal(time.time_ns(), os.urandom(SEED_BYTES), hostname)
-
-
-def check_room(plan: Plan, roots: Roots, *, count: int) -> None:
-    """Raises HostError where the host has not the memory for `count` forks, StateError where it has not the space."""
-    free = deferred.available_memory()
-    if count * MEMORY > free:
-        raise HostError(
-            f"{count} forks take at least {count * MEMORY >> 20} MiB of memory, and {free >> 20} MiB are free",
-            hint="Fork fewer, or free some: see `free -h`.",
-        )
-    needed = count * sum(os.stat(step.source).st_size for step in plan.steps if isinstance(step, CopyImage))
-    room = os.statvfs(_existing(roots.state))
-    if needed > room.f_bavail * room.f_frsize:
-        raise StateError(
-            f"the disks of {count} forks take at least {needed >> 10} KiB, and {roots.state!r} has not that much left",
-            hint="Fork fewer, or free some space.",
-        )
-
-
-def _existing(directory: str) -> str:
-    while not os.path.isdir(directory):
-        directory = os.path.dirname(directory)
-    return directory
-
-
 def _record_stamp(paths: TemplatePaths) -> list[int]:
     with suppress(OSError):
         status = os.stat(paths.record)
         return [status.st_ino, status.st_mtime_ns]
     return []
-
-
-def _let_go(raised: _Raised) -> Profile:
-    """Leave a fork to itself."""
-    raised.beginning.succeed()
-    raised.close_warm()
-    child = raised.beginning.child
-    child.disown()
-    child.process.close()
-    return raised.profile
-
-
-async def _loaded(beginning: Beginning) -> None:
-    """Wait until the frozen state is QEMU's own. Raises MonitorLost where QEMU ends before: it could not load it."""
-    async for event in observe.follow_events(beginning.paths, beginning.child.process):
-        if event.name == "MIGRATION" and event.data.get("status") == "completed":
-            return
-    raise MonitorLost(f"QEMU of {beginning.plan.name!r} ended while it loaded the frozen state")
-
-
-def _read_times(paths: MachinePaths, profile: Profile) -> None:
-    """What QEMU's own events tell of the times."""
-    for event in read_events(paths):
-        if event.name == "MIGRATION" and event.data.get("status") == "completed":
-            profile.loaded = event.time - profile.began
-        elif event.name == "RESUME":
-            profile.running = event.time - profile.began

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
 
-from kvmctl.errors import DeadlineExceeded
+from kvmctl.plan.model import QmpStep
 from kvmctl.plan.option import resolve
-from kvmctl.runtime.begin import Beginning
+from kvmctl.runtime.begin import START_SECONDS, Beginning
 from kvmctl.runtime.monitor import Monitor
-
-START_SECONDS = 60.0
-"""How long QEMU may take from its start to its first instruction: it may have to touch a lot of memory first."""
 
 Wait: TypeAlias = Callable[[], Awaitable[None]]
 """Waits for something, and raises where it can't come any more."""
@@ -50,7 +47,7 @@ async def bring_up(
             monitor = await Monitor.connect(beginning.child.monitor.dup(), name=beginning.plan.name)
             on_greeting()
             for step in beginning.plan.before_run:
-                await monitor.execute(step.execute, resolve(step.arguments, beginning.child.numbers))  # type: ignore[arg-type]  # a mapping stays one
+                await monitor.execute(step.execute, _numbered(step, beginning.child.numbers))
             beginning.child.widen_backlogs()
             await before()
             await monitor.execute("cont")
@@ -62,14 +59,13 @@ async def bring_up(
             if monitor is not None:
                 await monitor.close()
         finally:
-            cause = beginning.fail(_timely(error, beginning.plan.name))
+            cause = beginning.fail(error)
         if cause is error:
             raise
         raise cause from error
     return monitor if beginning.claim.is_captive else None
 
 
-def _timely(error: BaseException, name: str) -> BaseException:
-    if isinstance(error, TimeoutError):
-        return DeadlineExceeded(f"QEMU of {name!r} did not come up within {START_SECONDS:g} s")
-    return error
+def _numbered(step: QmpStep, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """The arguments of a step, with the numbers of the descriptors that QEMU has from us."""
+    return {key: resolve(value, numbers) for key, value in step.arguments.items()}

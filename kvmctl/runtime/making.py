@@ -34,9 +34,10 @@ from kvmctl.plan.template import template_plan
 from kvmctl.runtime import files, frozen, store, template, unfinished
 from kvmctl.runtime import start as starting
 from kvmctl.runtime.events import derive
-from kvmctl.runtime.fork import Template, load_template, renewal
+from kvmctl.runtime.fork import Template, load_template
 from kvmctl.runtime.journal import read_events
 from kvmctl.runtime.prepare import find_tie, load_machine
+from kvmctl.runtime.raising import renewal
 from kvmctl.runtime.template import Record, Source
 from kvmctl.runtime.until import Until, parse_until, wait_until
 from kvmctl.runtime.vm import Vm

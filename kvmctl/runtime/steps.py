@@ -9,7 +9,7 @@ from typing import assert_never
 
 from kvmctl.errors import HostError
 from kvmctl.image import qemuimg
-from kvmctl.plan.layers import CopyImage, AddLayer
+from kvmctl.plan.layers import AddLayer, CopyImage
 from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, Plan, Step, StoreSecret
 from kvmctl.runtime import files
 
