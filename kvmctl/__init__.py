@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from kvmctl.errors import QmpError as QmpError
     from kvmctl.errors import SpecError as SpecError
     from kvmctl.errors import StateError as StateError
+    from kvmctl.errors import TemplateDamaged as TemplateDamaged
+    from kvmctl.errors import TemplateMisfit as TemplateMisfit
     from kvmctl.guest.agent import Agent as Agent
     from kvmctl.guest.agent import AgentInfo as AgentInfo
     from kvmctl.guest.run import ExecResult as ExecResult
@@ -69,15 +71,21 @@ if TYPE_CHECKING:
     from kvmctl.runtime.events import Exit as Exit
     from kvmctl.runtime.events import ExitReason as ExitReason
     from kvmctl.runtime.events import State as State
+    from kvmctl.runtime.fork import Fork as Fork
+    from kvmctl.runtime.fork import Template as Template
+    from kvmctl.runtime.fork import load_template as load_template
     from kvmctl.runtime.launch import launch as launch
     from kvmctl.runtime.launch import start as start
     from kvmctl.runtime.listing import MachineInfo as MachineInfo
     from kvmctl.runtime.listing import find_machine as find_machine
     from kvmctl.runtime.listing import list_machines as list_machines
     from kvmctl.runtime.listing import machine_names as machine_names
+    from kvmctl.runtime.making import create_template as create_template
     from kvmctl.runtime.monitor import Monitor as Monitor
     from kvmctl.runtime.ops import Balloon as Balloon
+    from kvmctl.runtime.pool import Pool as Pool
     from kvmctl.runtime.prepare import prepare as prepare
+    from kvmctl.runtime.raising import Profile as Profile
     from kvmctl.runtime.reading import Happening as Happening
     from kvmctl.runtime.reading import Log as Log
     from kvmctl.runtime.reading import read_all_events as read_all_events
@@ -93,6 +101,12 @@ if TYPE_CHECKING:
     from kvmctl.runtime.specs import find_spec as find_spec
     from kvmctl.runtime.stop import stop as stop
     from kvmctl.runtime.store import find_roots as find_roots
+    from kvmctl.runtime.template import TemplateInfo as TemplateInfo
+    from kvmctl.runtime.template import collect_templates as collect_templates
+    from kvmctl.runtime.template import find_template as find_template
+    from kvmctl.runtime.template import list_templates as list_templates
+    from kvmctl.runtime.template import remove_template as remove_template
+    from kvmctl.runtime.template import template_names as template_names
     from kvmctl.runtime.vm import Status as Status
     from kvmctl.runtime.vm import Vm as Vm
     from kvmctl.runtime.waiting import Condition as Condition
@@ -130,6 +144,8 @@ _HOME = {
     "QmpError": "kvmctl.errors",
     "SpecError": "kvmctl.errors",
     "StateError": "kvmctl.errors",
+    "TemplateDamaged": "kvmctl.errors",
+    "TemplateMisfit": "kvmctl.errors",
     "Report": "kvmctl.host.doctor",
     "diagnose": "kvmctl.host.doctor",
     "Finding": "kvmctl.host.finding",
@@ -159,15 +175,21 @@ _HOME = {
     "Exit": "kvmctl.runtime.events",
     "ExitReason": "kvmctl.runtime.events",
     "State": "kvmctl.runtime.events",
+    "Fork": "kvmctl.runtime.fork",
+    "Template": "kvmctl.runtime.fork",
+    "load_template": "kvmctl.runtime.fork",
     "launch": "kvmctl.runtime.launch",
     "start": "kvmctl.runtime.launch",
     "MachineInfo": "kvmctl.runtime.listing",
     "find_machine": "kvmctl.runtime.listing",
     "list_machines": "kvmctl.runtime.listing",
     "machine_names": "kvmctl.runtime.listing",
+    "create_template": "kvmctl.runtime.making",
     "Monitor": "kvmctl.runtime.monitor",
     "Balloon": "kvmctl.runtime.ops",
+    "Pool": "kvmctl.runtime.pool",
     "prepare": "kvmctl.runtime.prepare",
+    "Profile": "kvmctl.runtime.raising",
     "Happening": "kvmctl.runtime.reading",
     "Log": "kvmctl.runtime.reading",
     "read_all_events": "kvmctl.runtime.reading",
@@ -183,6 +205,12 @@ _HOME = {
     "write_spec": "kvmctl.runtime.registry",
     "stop": "kvmctl.runtime.stop",
     "find_roots": "kvmctl.runtime.store",
+    "TemplateInfo": "kvmctl.runtime.template",
+    "collect_templates": "kvmctl.runtime.template",
+    "find_template": "kvmctl.runtime.template",
+    "list_templates": "kvmctl.runtime.template",
+    "remove_template": "kvmctl.runtime.template",
+    "template_names": "kvmctl.runtime.template",
     "Status": "kvmctl.runtime.vm",
     "Vm": "kvmctl.runtime.vm",
     "Condition": "kvmctl.runtime.waiting",

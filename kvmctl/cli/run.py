@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from signal import SIGHUP, SIGINT, SIGTERM
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from kvmctl import Exit, ExitReason, KvmctlError, Vm, launch, open_console, stop
+import kvmctl
+from kvmctl import Exit, ExitReason, KvmctlError, Vm, open_console, stop
 from kvmctl.cli import output, session, terminal
-from kvmctl.cli.arguments import Spec
+from kvmctl.cli.arguments import complete_machine, complete_template
 from kvmctl.cli.exec import OUR_FAILURE, TIMED_OUT, stream
 
 _GOOD_ENDS: Final = {ExitReason.GUEST_SHUTDOWN, ExitReason.GUEST_RESET, ExitReason.HOST_QUIT}
 
+_Opening: TypeAlias = Callable[[], AbstractAsyncContextManager[Vm]]
+"""Makes the machine that is run, for as long as the context lasts."""
+
 
 def run(
-    machine: Spec,
+    machine: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MACHINE",
+            help="The machine's name, or the path of a spec (with a / or ending in .toml).",
+            autocompletion=complete_machine,
+            show_default=False,
+        ),
+    ] = None,
     command: Annotated[
         list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="Run this in it, then end it.")
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Its name; else the spec's and a random word.")
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template",
+            "-T",
+            metavar="TEMPLATE",
+            help="Not a machine that boots, but a fork of this template.",
+            autocompletion=complete_template,
+        ),
     ] = None,
     timeout: Annotated[
         float | None, typer.Option("--timeout", "-t", min=0, metavar="SECONDS", help="End it after that.")
@@ -42,14 +65,28 @@ def run(
     \b
     kvmctl run tiny
     kvmctl run machines/small-linux.toml -- uname -a
+    kvmctl run --template web -- curl -s http://localhost
     """
-    if command:
-        raise typer.Exit(_run_command(machine, command, name=name, timeout=timeout))
-    raise typer.Exit(session.run(_run(machine, name), timeout=timeout, doing=f"run {machine}"))
+    words = command or []
+    if template is not None:
+        words = [*([machine] if machine is not None else []), *words]  # what stands first is no machine then
+    elif machine is None:
+        raise typer.BadParameter("say which: a MACHINE, or --template TEMPLATE")
+    what = template or machine or ""
+    opening: _Opening = partial(_fork if template is not None else kvmctl.launch, what, name=name)
+    if words:
+        raise typer.Exit(_run_command(opening, words, timeout=timeout))
+    raise typer.Exit(session.run(_run(opening), timeout=timeout, doing=f"run {what}"))
 
 
-async def _run(machine: str, name: str | None) -> int:
-    async with launch(machine, name=name) as vm, asyncio.TaskGroup() as group:
+@asynccontextmanager
+async def _fork(template: str, *, name: str | None) -> AsyncIterator[Vm]:
+    async with await kvmctl.load_template(template).fork(name=name) as vm:
+        yield vm
+
+
+async def _run(opening: _Opening) -> int:
+    async with opening() as vm, asyncio.TaskGroup() as group:
         _warn(vm)
         with _asked_to_end(vm, group):
             if await _attend(vm):
@@ -99,16 +136,16 @@ def _exit_code(vm: Vm, end: Exit) -> int:
     raise KvmctlError(f"machine {vm.name!r} did not end well: {end.reason}", detail=end.detail)
 
 
-def _run_command(machine: str, command: list[str], *, name: str | None, timeout: float | None) -> int:
+def _run_command(opening: _Opening, command: list[str], *, timeout: float | None) -> int:
     try:
-        return session.run(_launch_and_run(machine, command, name), timeout=timeout, doing=f"run {command[0]!r}")
+        return session.run(_launch_and_run(opening, command), timeout=timeout, doing=f"run {command[0]!r}")
     except KvmctlError as error:
         output.fail(error)
         return TIMED_OUT if isinstance(error, session.TimeIsUp) else OUR_FAILURE
 
 
-async def _launch_and_run(machine: str, command: list[str], name: str | None) -> int:
-    async with launch(machine, name=name) as vm:
+async def _launch_and_run(opening: _Opening, command: list[str]) -> int:
+    async with opening() as vm:
         _warn(vm)
         await vm.wait_for_agent()
         return (await stream(vm, command)).exit_code

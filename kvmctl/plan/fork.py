@@ -86,6 +86,7 @@ def fork_plan(plan: Plan, *, where: Frozen, features: frozenset[Feature]) -> Pla
             QmpStep("migrate-incoming", {"uri": uri}, why=_WHY),
         ),
         template=where.final.name,
+        warnings=(),
     )
 
 

@@ -93,6 +93,8 @@ class Template:
     roots: Roots
     record: Record
     _stamp: list[int]
+    is_new: bool = False
+    """It was made just now, and was not there already."""
 
     @property
     def name(self) -> str:

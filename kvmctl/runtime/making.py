@@ -89,7 +89,9 @@ async def create_template(
         renew = await _boot_and_freeze(making)
         await asyncio.to_thread(_seal, making, renew)
         unfinished.finish(making.where.made, making.where.final)
-    return load_template(name, roots=roots)
+    found = load_template(name, roots=roots)
+    found.is_new = True
+    return found
 
 
 def _decide(name: str, machine: Machine, *, until: str | None, run: tuple[str, ...], roots: Roots) -> _Making:
@@ -235,6 +237,7 @@ def _seal(making: _Making, renew: tuple[str, ...] | None) -> None:
         files={name: frozen.digest(os.path.join(made.directory, name)) for name in own},
         keys=making.keys,
         created=time.time(),
+        warnings=making.plan.warnings,
     )
     files.write_atomic(made.record, record.dumps().encode())
 

@@ -9,15 +9,17 @@ import difflib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from kvmctl.errors import KvmctlError, NotFound, StateError, TemplateDamaged, TemplateMisfit
+from kvmctl.errors import Busy, KvmctlError, NotFound, StateError, TemplateDamaged, TemplateMisfit
 from kvmctl.host.identity import identify
 from kvmctl.plan.captive import Tie
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import Roots, TemplatePaths, is_name
 from kvmctl.runtime import files, frozen, store, unfinished
+from kvmctl.runtime.attach import read_plan
 
 FORMAT: Final = 1
 """Raised when an older kvmctl could not use a template any more."""
@@ -62,6 +64,8 @@ class Record:
     """The spec's key of each input."""
     created: float
     """Seconds since the epoch."""
+    warnings: tuple[str, ...] = ()
+    """What its machine's plan warned of."""
     format: int = FORMAT
 
     def dumps(self) -> str:
@@ -80,7 +84,7 @@ class Record:
             source = record["source"] | {"commands": tuple(record["source"]["commands"])}
             known = {"source": Source(**source), "tie": Tie(**record["tie"]), "plan": Plan.loads(record["plan"])}
             renew = record["renew"] and tuple(record["renew"])
-            return cls(**{**record, **known, "renew": renew})
+            return cls(**{**record, **known, "renew": renew, "warnings": tuple(record["warnings"])})
         except (KeyError, TypeError) as error:
             message = f"not a template's record: {error}"
             raise ValueError(message) from error
@@ -116,13 +120,17 @@ def load_record(paths: TemplatePaths) -> Record:
 
 def unknown(paths: TemplatePaths) -> NotFound:
     """The error for a template that is not there."""
-    near = difflib.get_close_matches(paths.name, template_names(os.path.dirname(paths.directory)), n=3)
+    near = difflib.get_close_matches(paths.name, _names_in(os.path.dirname(paths.directory)), n=3)
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "See them all with: kvmctl template list"
     return NotFound(f"there is no template {paths.name!r}", hint=hint)
 
 
-def template_names(directory: str) -> list[str]:
-    """The names of the templates in a directory, sorted."""
+def template_names(*, roots: Roots | None = None) -> list[str]:
+    """The names of all templates, sorted. Touches nothing: it answers the Tab key. Raises StateError."""
+    return _names_in((roots or store.find_roots()).templates)
+
+
+def _names_in(directory: str) -> list[str]:
     try:
         return sorted(name for name in os.listdir(directory) if is_name(name))
     except FileNotFoundError:
@@ -234,7 +242,7 @@ def list_templates(*, roots: Roots | None = None) -> list[TemplateInfo]:
     """All templates, those that can't be used with the reason. Clears away what makers that died have left."""
     roots = roots or store.find_roots()
     unfinished.sweep(roots)
-    return [inspect(roots.template(name)) for name in template_names(roots.templates)]
+    return [inspect(roots.template(name)) for name in _names_in(roots.templates)]
 
 
 def inspect(paths: TemplatePaths) -> TemplateInfo:
@@ -260,10 +268,24 @@ def find_template(name: str, *, roots: Roots | None = None) -> TemplateInfo:
 
 def remove_template(name: str, *, roots: Roots | None = None) -> None:
     """Remove a template. Raises NotFound, and Busy while forks of it live."""
-    paths = (roots or store.find_roots()).template(name)
+    roots = roots or store.find_roots()
+    paths = roots.template(name)
     if not os.path.isdir(paths.directory):
         raise unknown(paths)
-    unfinished.remove(paths)
+    try:
+        unfinished.remove(paths)
+    except Busy as error:
+        error.detail = ", ".join(_forks_of(name, roots))
+        raise
+
+
+def _forks_of(name: str, roots: Roots) -> Iterator[str]:
+    """The machines that are forks of the template, as far as their plans can be read."""
+    for machine in store.run_names(roots):
+        with suppress(KvmctlError):
+            paths = roots.machine(machine)
+            if store.is_alive(paths) and read_plan(paths).template == name:
+                yield machine
 
 
 def collect_templates(*, roots: Roots | None = None) -> list[TemplateInfo]:

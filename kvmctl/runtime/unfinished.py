@@ -80,7 +80,7 @@ def exclusive(paths: TemplatePaths) -> Iterator[None]:
         raise files.cannot("open", paths.lock, error) from error
     try:
         if not ofd.try_lock(descriptor):
-            raise Busy(f"template {paths.name!r} is in use", hint="Its forks are among: kvmctl list")
+            raise Busy(f"template {paths.name!r} is in use", hint="Its forks live on its files: stop them first.")
         yield
     finally:
         os.close(descriptor)
