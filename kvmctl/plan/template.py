@@ -86,12 +86,12 @@ def _problems(plan: Plan, machine: MachinePaths) -> Iterator[Problem]:
         match option.flag:
             case "device":
                 yield from _device_problems(option)
-            case "netdev" if option.body["type"] not in _OWN_NETWORKS:
+            case "netdev" if option.body.get("type", "user") not in _OWN_NETWORKS:
                 yield Problem(
                     _key(option),
                     "all forks would have the same address on a network that they share",
                     f"'{option.body['type']}'",
-                    "type = 'user'; a card for that network is plugged into each fork",
+                    "type = 'user'; or plug a card into each fork: netdev_add, device_add",
                 )
             case "object" if option.body.get("id") == _MEMORY:
                 yield from _memory_problems(option)
@@ -108,7 +108,7 @@ def _problems(plan: Plan, machine: MachinePaths) -> Iterator[Problem]:
 
 
 def _device_problems(option: Option) -> Iterator[Problem]:
-    driver = str(option.body["driver"])
+    driver = str(option.body.get("driver", option.text.partition(",")[0]))
     for prefix, refusal in _DEVICES.items():
         if driver.startswith(prefix):
             yield Problem(_key(option), refusal.reason, f"'{driver}'", refusal.way_out)

@@ -6,12 +6,13 @@ next command.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from signal import SIGKILL
 from socket import MSG_DONTWAIT, MSG_PEEK
 
-from kvmctl.errors import DeadlineExceeded, KvmctlError, LaunchFailed
+from kvmctl.errors import DeadlineExceeded, KvmctlError
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime import deferred, files, history, preflight, specs, steps, store
@@ -40,6 +41,17 @@ class Beginning:
         self.child.close_sockets()
         if not self.claim.is_captive:
             self.claim.untether()
+
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Any error within fails the start."""
+        try:
+            yield
+        except BaseException as error:
+            cause = self.fail(error)
+            if cause is error:
+                raise
+            raise cause from error
 
     def fail(self, cause: BaseException) -> BaseException:
         """End QEMU, unmake everything, and return the error to raise: QEMU's own words where it died of itself.
@@ -78,13 +90,15 @@ def begin(plan: Plan, paths: MachinePaths, *, is_captive: bool, is_defined: bool
         undo.callback(claim.abandon)
         history.archive(paths)
         preflight.check(plan)
-        files.write_atomic(paths.plan, plan.dumps().encode(), is_volatile=True)
         if is_defined:
             specs.pin(paths, plan.machine_type, undo)
         steps.carry_out(plan, undo)
         child = spawn(plan, claim)
-        return Beginning(plan, paths, claim, child, undo.pop_all())
-    raise LaunchFailed(f"cannot start {plan.name!r}")  # unreachable: the block above returns or raises
+        beginning = Beginning(plan, paths, claim, child, undo.pop_all())
+    with beginning.undone_on_error():
+        # Not before: QEMU is busy coming up now, and nobody is told of the machine until it runs.
+        files.write_atomic(paths.plan, plan.dumps().encode(), is_volatile=True)
+    return beginning
 
 
 def _hung_up(child: Child) -> bool:

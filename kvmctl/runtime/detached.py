@@ -73,18 +73,13 @@ def _prepare(entry: Entry) -> Any:
 
 def _finish(beginning: Beginning) -> int:
     """Let the machine run; its process id."""
-    try:
+    with beginning.undone_on_error():
         qmp = Exchange(beginning.child.monitor, name=beginning.plan.name, seconds=START_SECONDS)
         qmp.open()
         for step in beginning.plan.before_run:
             qmp.execute(step.execute, step.arguments)
         beginning.child.widen_backlogs()
         qmp.execute("cont")
-    except BaseException as error:
-        cause = beginning.fail(error)
-        if cause is error:
-            raise
-        raise cause from error
     beginning.succeed()
     with beginning.child.process as process:
         beginning.child.disown()

@@ -119,8 +119,13 @@ def _running(name: str, roots: Roots | None) -> Iterator[tuple[MachinePaths, Pro
 
 
 def _not_running(paths: MachinePaths, *, roots: Roots | None = None) -> NotRunning:
-    pid, _ = store.read_tether(paths)
-    if store.is_alive(paths) and pid is not None:
-        return NotRunning(f"machine {paths.name!r} is just being started by process {pid}", hint="Try again.")
+    if store.is_alive(paths) and store.read_tether(paths)[0] is not None:
+        return being_started(paths)
     command = listing.how_to_start(paths.name, roots or store.find_roots())
     return NotRunning(f"machine {paths.name!r} is not running", hint=f"Start it: {command}")
+
+
+def being_started(paths: MachinePaths) -> NotRunning:
+    """The error for a machine that somebody is about to start."""
+    pid, _ = store.read_tether(paths)
+    return NotRunning(f"machine {paths.name!r} is just being started by process {pid}", hint="Try again.")

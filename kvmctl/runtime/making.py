@@ -20,9 +20,8 @@ from kvmctl.compile import compile_plan
 from kvmctl.errors import KvmctlError, NotFound, StateError, TemplateMisfit
 from kvmctl.guest.renew import install
 from kvmctl.guest.turn import Turn
-from kvmctl.host.identity import find_qemu, identify
+from kvmctl.host.identity import identify
 from kvmctl.host.kvm import probe
-from kvmctl.host.qemu import qemu_facts
 from kvmctl.image import qemuimg
 from kvmctl.plan.captive import Tie, tie
 from kvmctl.plan.facts import QemuFacts
@@ -36,7 +35,7 @@ from kvmctl.runtime import start as starting
 from kvmctl.runtime.events import derive
 from kvmctl.runtime.fork import Template, load_template
 from kvmctl.runtime.journal import read_events
-from kvmctl.runtime.prepare import find_tie, load_machine
+from kvmctl.runtime.prepare import find_tie, load_machine, look_at_qemu
 from kvmctl.runtime.raising import renewal
 from kvmctl.runtime.template import Record, Source
 from kvmctl.runtime.until import Until, parse_until, wait_until
@@ -99,17 +98,16 @@ def _decide(name: str, machine: Machine, *, until: str | None, run: tuple[str, .
     made, final = roots.unfinished_template(name), roots.template(name)
     called = f"{name[:57]}-{secrets.token_hex(3)}"
     booted = MachinePaths(called, run=roots.machine(called).run, state=made.directory)
-    host, path = probe(), find_qemu(machine.qemu, env=os.environ)
-    qemu = qemu_facts(path, cache=roots.qemu_cache, env=os.environ)
-    plan = compile_plan(machine, host=host, qemu=qemu, paths=booted, name=called)
+    host, qemu = probe(), look_at_qemu(machine, roots)
+    plan = compile_plan(machine, host=host, qemu=qemu, paths=booted, name=name)
     plan = template_plan(plan, machine=booted, template=made, generation_id="vmgenid" in qemu.devices)
     awaited = parse_until(until) if until is not None else _default_until(plan)
     keys = {item.path: item.key for item in plan.inputs if not item.writable and _is_file(item.path)}
     source = Source(
         spec={key: value for key, value in plan.spec.items() if key != "name"},
         inputs=_digests(keys, final.name, roots),
-        qemu=path,
-        qemu_identity=identify(path, env=os.environ),
+        qemu=qemu.path,
+        qemu_identity=identify(qemu.path, env=os.environ),
         qemu_version=qemu.version_text,
         machine_type=plan.machine_type,
         cpu=template.host_cpu(plan.accel),

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from kvmctl.compile import compile_plan
-from kvmctl.host.identity import find_qemu
+from kvmctl.host.firmware import load_firmwares
+from kvmctl.host.identity import find_qemu, identify
 from kvmctl.host.kvm import probe
-from kvmctl.host.qemu import qemu_facts
+from kvmctl.host.qemu import binary_facts
 from kvmctl.plan.captive import Tie, tie
 from kvmctl.plan.facts import HostFacts, QemuFacts
 from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import specs, store
+from kvmctl.spec.firmware import FROM_DESCRIPTORS
 from kvmctl.spec.load import load
 from kvmctl.spec.machine import Machine
+
+_known: Final[dict[tuple[str, str | None], QemuFacts]] = {}
+"""The QEMUs that this process has looked at, by path and identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +54,24 @@ def prepare(
     name = name_of(reference, machine) if name is None else name
     paths = roots.machine(name, ephemeral=is_captive)
     host = probe()
-    path = find_qemu(machine.qemu, env=os.environ)
-    qemu = qemu_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
+    qemu = look_at_qemu(machine, roots, remember=remember)
     pinned = None if is_captive else specs.read_pin(paths)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
     return Prepared(
         tie(plan, find_tie(host, qemu)) if is_captive else plan, paths, is_lasting=host.kvm.state != "broken"
     )
+
+
+def look_at_qemu(machine: Machine, roots: Roots, *, remember: bool = True) -> QemuFacts:
+    """What the QEMU of `machine` can do: a binary that was looked at before, in this process, is only recognized."""
+    path = find_qemu(machine.qemu, env=os.environ)
+    identity = identify(path, env=os.environ)
+    facts = _known.get((path, identity))
+    if facts is None:
+        facts = binary_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
+        if identity is not None and remember:
+            _known[path, identity] = facts
+    return replace(facts, firmwares=load_firmwares(os.environ)) if machine.firmware in FROM_DESCRIPTORS else facts
 
 
 def load_machine(machine: Machine | str | os.PathLike[str], *, roots: Roots | None = None) -> Machine:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from itertools import chain
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from kvmctl.errors import Problem
 from kvmctl.plan.facts import HostFacts, QemuFacts
@@ -138,9 +138,7 @@ class Lowered:
 def join(items: Iterable[Lowered]) -> Lowered:
     """All of `items` in order."""
     results = tuple(items)
-    return Lowered(
-        **{
-            item.name: tuple(chain.from_iterable(getattr(one, item.name) for one in results))
-            for item in fields(Lowered)
-        }
-    )
+    return Lowered(*(tuple(chain.from_iterable(getattr(one, name) for one in results)) for name in _FIELDS))
+
+
+_FIELDS: Final = tuple(item.name for item in fields(Lowered))

@@ -15,9 +15,11 @@ from typing import Any
 import kvmctl
 from kvmctl.compile import compile_plan
 from kvmctl.plan.facts import Firmware, HostFacts, KvmFacts, QemuFacts
+from kvmctl.plan.fork import Frozen, fork_plan, place
 from kvmctl.plan.model import Plan
 from kvmctl.plan.option import render_option
-from kvmctl.plan.paths import Roots
+from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.plan.template import template_plan
 from kvmctl.spec.load import parse
 from kvmctl.spec.machine import Machine
 from kvmctl.testing.qapi import Recording
@@ -30,7 +32,16 @@ RECORDINGS = {
 }
 SPECS = {path.stem: path for folder in ("machines", "tests/specs") for path in sorted((ROOT / folder).glob("*.toml"))}
 
+FROZEN = tuple(
+    f"{name}@{form}" for name in ("small-linux", "cloud-image", "uefi-secure") for form in ("template", "fork")
+)
+"""Example specs as templates and as forks of these."""
+NAMES = (*SPECS, *FROZEN)
+"""All that there are goldens of."""
+
 ROOTS = Roots("/etc/kvmctl", "/var/lib/kvmctl", "/run/kvmctl", "/var/cache/kvmctl")
+BOOTED = MachinePaths("one-boot", "/run/kvmctl/one-boot", "/var/lib/kvmctl/templates/.one")
+"""Where a template is booted."""
 KVM = KvmFacts(
     "usable",
     api_version=12,
@@ -89,9 +100,18 @@ def load_spec(name: str, *, base: str = "/srv/machines") -> Machine:
 
 
 def plan_for(name: str, version: str) -> Plan:
-    """The plan of an example spec on a recorded QEMU."""
-    machine = load_spec(name)
-    return compile_plan(machine, host=HOST, qemu=recorded_facts(version), paths=ROOTS.machine(machine.name))
+    """The plan of an example spec on a recorded QEMU; of its template with ``@template``, of a fork with ``@fork``."""
+    name, _, form = name.partition("@")
+    machine, qemu = load_spec(name), recorded_facts(version)
+    if not form:
+        return compile_plan(machine, host=HOST, qemu=qemu, paths=ROOTS.machine(machine.name))
+    where = Frozen(BOOTED, ROOTS.unfinished_template("one"), ROOTS.template("one"))
+    plan = compile_plan(machine, host=HOST, qemu=qemu, paths=BOOTED, name="one")
+    plan = template_plan(plan, machine=BOOTED, template=where.made, generation_id="vmgenid" in qemu.devices)
+    if form == "template":
+        return plan
+    uuid = "8a0d9d7e-63a6-4d36-8e59-2b4c2cc8f6a1"
+    return place(fork_plan(plan, where=where, features=qemu.features), ROOTS.machine("one"), uuid=uuid)
 
 
 def golden(name: str, version: str) -> str:
