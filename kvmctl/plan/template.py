@@ -71,7 +71,7 @@ def template_plan(plan: Plan, *, machine: MachinePaths, template: TemplatePaths,
         ports=(),
         guest=replace(plan.guest, balloon=False),
     )
-    if generation_id and plan.guest.acpi and "microvm" not in plan.machine_type:
+    if generation_id and _tells_generations(plan):
         device = jsonopt(
             "device",
             {"driver": "vmgenid", "id": GENERATION_ID, "guid": "auto"},
@@ -79,6 +79,12 @@ def template_plan(plan: Plan, *, machine: MachinePaths, template: TemplatePaths,
         )
         plan = replace(plan, options=(*plan.options, device))
     return plan
+
+
+def _tells_generations(plan: Plan) -> bool:
+    """Whether the firmware can pass the device on: it takes ACPI tables, and qboot hangs at what is in them then."""
+    has_rom = any(option.flag == "bios" for option in plan.options)
+    return plan.guest.acpi and "microvm" not in plan.machine_type and not has_rom
 
 
 def _problems(plan: Plan, machine: MachinePaths) -> Iterator[Problem]:

@@ -80,9 +80,11 @@ class Fork(Vm):
         if self._warm is not None:
             self._warm.close()
             self._warm = None
-        if self._owner == os.getpid() and self.is_alive:
-            await self.kill()  # nothing on its disks is for anybody
-        await super().dispose()
+        try:
+            if self._owner == os.getpid() and self.is_alive:
+                await self.kill()  # nothing on its disks is for anybody
+        finally:
+            await super().dispose()
 
 
 @dataclass(slots=True)
@@ -133,9 +135,9 @@ class Template:
         With `hostnames` each guest is called as its machine. Raises what `fork` raises, and HostError and StateError
         where there is not enough memory or space for all of them, before the first is started.
         """
+        check_room(self.record.plan, self.roots, count=len(names))
         for name in names:
             self._check_free(name)
-        check_room(self.record.plan, self.roots, count=len(names))
         raised: list[Raised] = []
         limit = asyncio.Semaphore(os.cpu_count() or 1)
 

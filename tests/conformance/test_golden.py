@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from golden import GOLDEN, NAMES, RECORDINGS, ROOT, SPECS, golden, plan_for
+from golden import GOLDEN, NAMES, RECORDINGS, ROOT, SPECS, UNSTABLE, Names, golden, plan_for
 
 from kvmctl.guest import tiny
 from kvmctl.plan.model import Plan
+from kvmctl.plan.option import resolve
 from kvmctl.spec.load import schema
 from kvmctl.testing.qapi import check_command, check_option
 
@@ -36,8 +37,9 @@ def test_qemu_knows_every_option_and_step(name: str, version: str) -> None:
     recording, plan = RECORDINGS[version], plan_for(name, version)
     problems = [problem for option in plan.options for problem in check_option(recording, option)]
     for step in plan.before_run:
-        problems += check_command(recording.schema, step.execute, step.arguments)
-    assert not problems
+        arguments = {key: resolve(value, Names()) for key, value in step.arguments.items()}
+        problems += check_command(recording.schema, step.execute, arguments)
+    assert not [problem for problem in problems if problem != UNSTABLE]
 
 
 @pytest.mark.parametrize(("name", "version"), CASES)
