@@ -15,7 +15,8 @@ from kvmctl.plan.features import Feature
 from kvmctl.plan.layers import AddLayer, CopyImage, SharedLock
 from kvmctl.plan.model import CopyNvram, CreateImage, Input, OpenFile, Plan, QmpStep, Step
 from kvmctl.plan.option import Fd, Option, Value, jsonopt, text
-from kvmctl.plan.paths import MachinePaths, TemplatePaths
+from kvmctl.plan.paths import MachinePaths
+from kvmctl.plan.template_paths import TemplatePaths
 
 IGNORE_SHARED: Final = {"capability": "x-ignore-shared", "state": True}
 """The migration capability that leaves out memory which is a shared file: it is there already."""

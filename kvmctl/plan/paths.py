@@ -14,6 +14,7 @@ from posixpath import dirname, join
 from typing import Final
 
 from kvmctl.errors import NotFound
+from kvmctl.plan.template_paths import TemplatePaths
 
 SUN_PATH_MAX: Final = 107
 """Bytes of a Unix socket's path that ``struct sockaddr_un`` can hold besides the terminating zero
@@ -91,6 +92,15 @@ class Roots:
     def plan_cache(self) -> str:
         """Plans of specs that were started before, for as long as nothing that they were made from has changed."""
         return join(self.cache, "plans")
+
+    @property
+    def forks(self) -> str:
+        """What forks write of their disks, one directory each, as long as there is a run directory of that name."""
+        return join(self.state, "forks")
+
+    def fork(self, name: str) -> MachinePaths:
+        """The paths of one fork. Raises NotFound for what can't be a machine's name."""
+        return MachinePaths(name=name, run=join(self.runtime, check_name(name)), state=join(self.forks, name))
 
     @property
     def templates(self) -> str:
@@ -246,47 +256,6 @@ class MachinePaths:
     def secret(self, stem: str) -> str:
         """The file of one secret, by its object's id."""
         return join(self.secrets, stem)
-
-
-@dataclass(frozen=True, slots=True)
-class TemplatePaths:
-    """The files of one template: none of them is written once it is made."""
-
-    name: str
-    directory: str
-
-    @property
-    def record(self) -> str:
-        """What it was made from, the plan of its forks, and the digests of its files."""
-        return join(self.directory, "template.json")
-
-    @property
-    def lock(self) -> str:
-        """Locked by whoever makes or removes it, and shared by every fork for as long as that lives."""
-        return join(self.directory, "lock")
-
-    @property
-    def verified(self) -> str:
-        """The stamps that its files had when they last agreed with their digests."""
-        return join(self.directory, "verified.json")
-
-    @property
-    def memory(self) -> str:
-        """The guest's memory: every fork maps it, copy-on-write."""
-        return join(self.directory, "memory")
-
-    @property
-    def device_state(self) -> str:
-        """The devices and CPUs, as QEMU's migration stream."""
-        return join(self.directory, "device-state")
-
-    def layer(self, node: str) -> str:
-        """The writable disk `node` as it was frozen, if it is one on top of the user's image."""
-        return join(self.directory, "disks", f"{node}.qcow2")
-
-    def blank(self, node: str) -> str:
-        """An empty overlay on the frozen disk `node`, of which every fork has a copy."""
-        return join(self.directory, "blanks", f"{node}.qcow2")
 
 
 def fits_sun_path(path: str) -> bool:

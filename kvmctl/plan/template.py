@@ -17,7 +17,8 @@ from kvmctl.errors import Problem, SpecError
 from kvmctl.plan.layers import AddLayer
 from kvmctl.plan.model import Disk, Input, Plan
 from kvmctl.plan.option import Form, Option, Value, jsonopt
-from kvmctl.plan.paths import MachinePaths, TemplatePaths
+from kvmctl.plan.paths import MachinePaths
+from kvmctl.plan.template_paths import TemplatePaths
 
 GENERATION_ID: Final = "vmgenid"
 """The device that tells a guest that it was copied, and its id."""

@@ -19,8 +19,9 @@ from kvmctl.errors import AlreadyRunning
 from kvmctl.guest.agent import Agent
 from kvmctl.plan.captive import tie
 from kvmctl.plan.fork import place
-from kvmctl.plan.paths import MachinePaths, Roots, TemplatePaths
-from kvmctl.runtime import definitions, store, template, unfinished
+from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.plan.template_paths import TemplatePaths
+from kvmctl.runtime import definitions, files, store, template, unfinished
 from kvmctl.runtime.begin import begin
 from kvmctl.runtime.journal import Journal
 from kvmctl.runtime.raising import Profile, Raised, check_room, finish
@@ -84,7 +85,10 @@ class Fork(Vm):
             if self._owner == os.getpid() and self.is_alive:
                 await self.kill()  # nothing on its disks is for anybody
         finally:
-            await super().dispose()
+            try:
+                await super().dispose()
+            finally:
+                files.remove_tree(self.paths.state)
 
 
 @dataclass(slots=True)
@@ -117,7 +121,7 @@ class Template:
         NotFound, TemplateMisfit, TemplateDamaged, AlreadyRunning, and what starting a machine raises.
         """
         called = name or f"{self.name[:57]}-{secrets.token_hex(3)}"
-        paths = self.roots.machine(called, ephemeral=True)
+        paths = self.roots.fork(called)
         raised = await self._raise(paths, is_captive=True, hostname=hostname)
         with ExitStack() as stack:
             try:
@@ -135,6 +139,7 @@ class Template:
         With `hostnames` each guest is called as its machine. Raises what `fork` raises, and HostError and StateError
         where there is not enough memory or space for all of them, before the first is started.
         """
+        store.sweep(self.roots)
         check_room(self.record.plan, self.roots, count=len(names))
         for name in names:
             self._check_free(name)
@@ -143,7 +148,7 @@ class Template:
 
         async def raise_one(name: str) -> None:
             async with limit:
-                paths = self.roots.machine(name)
+                paths = self.roots.fork(name)
                 hostname = name if hostnames else ""
                 raised.append(await self._raise(paths, is_captive=False, hostname=hostname))
 
@@ -173,10 +178,11 @@ class Template:
 
     def _check_free(self, name: str) -> None:
         """Raises AlreadyRunning where there is a machine of that name, whatever it does."""
-        paths = self.roots.machine(name)
+        paths = self.roots.fork(name)
         if store.is_alive(paths):
             raise store.already_running(paths)
-        if definitions.is_defined(name, self.roots) or os.path.lexists(paths.state):
+        states = (paths.state, self.roots.machine(name).state)
+        if definitions.is_defined(name, self.roots) or any(map(os.path.lexists, states)):
             raise AlreadyRunning(f"there is a machine {name!r}", hint=f"Choose another name, or: kvmctl rm {name}")
 
     async def _raise(self, paths: MachinePaths, *, is_captive: bool, hostname: str) -> Raised:

@@ -47,7 +47,7 @@ class Pool:
         for task in self._making:
             task.cancel()
         try:
-            await self._stack.__aexit__(kind, error, trace)
+            await self._stack.aclose()  # not told of `error`: the group would wrap it in one of its own
         finally:
             while not self._ready.empty():
                 await _dispose(self._ready.get_nowait())

@@ -175,6 +175,17 @@ def sweep(roots: Roots) -> None:
         # One directory that can't be read, or that is no machine's, must not hide the others; list shows it.
         with suppress(StateError, DeadlineExceeded, NotFound):
             sweep_one(roots.machine(name))
+    _sweep_forks(roots)
+
+
+def _sweep_forks(roots: Roots) -> None:
+    """Clear away what forks have written that are no more; `claim` makes their run directories before anything else."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(roots.forks):
+            paths = roots.fork(name)
+            with _one_at_a_time(paths):
+                if not os.path.lexists(paths.run):
+                    files.remove_tree(paths.state)
 
 
 def sweep_one(paths: MachinePaths) -> None:

@@ -17,7 +17,8 @@ from kvmctl.errors import Busy, KvmctlError, NotFound, StateError, TemplateDamag
 from kvmctl.host.identity import identify
 from kvmctl.plan.captive import Tie
 from kvmctl.plan.model import Plan
-from kvmctl.plan.paths import Roots, TemplatePaths, is_name
+from kvmctl.plan.paths import Roots, is_name
+from kvmctl.plan.template_paths import TemplatePaths
 from kvmctl.runtime import files, frozen, store, unfinished
 from kvmctl.runtime.attach import read_plan
 

@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from kvmctl.errors import Busy, StateError
 from kvmctl.image import ofd
-from kvmctl.plan.paths import Roots, TemplatePaths
+from kvmctl.plan.paths import Roots
+from kvmctl.plan.template_paths import TemplatePaths
 from kvmctl.runtime import files
 
 _REPLACED = "..old"
@@ -64,7 +65,7 @@ def sweep(roots: Roots) -> None:
     with suppress(FileNotFoundError):
         for name in os.listdir(roots.templates):
             if name.startswith("."):
-                with _one_at_a_time(roots.templates):
+                with _one_at_a_time(roots.templates), suppress(Busy):
                     _sweep_one(TemplatePaths(name, os.path.join(roots.templates, name)))
 
 
