@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Annotated, Any, Protocol
@@ -74,9 +74,9 @@ def exit_codes() -> list[tuple[int, str]]:
 
 def load_command(verb: Verb) -> TyperCommand | LazyGroup:
     """The command of `verb`, its module imported; of a group the group, whose verbs are not."""
-    if verb.verbs:
-        return _load_group(verb)
     function = getattr(import_module(f"kvmctl.cli.{verb.module}"), verb.attribute)
+    if verb.verbs:
+        return _group(verb, function)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(verb.name)(function)
     command = typer.main.get_command(app)
@@ -84,9 +84,9 @@ def load_command(verb: Verb) -> TyperCommand | LazyGroup:
     return command
 
 
-def _load_group(verb: Verb) -> LazyGroup:
+def _group(verb: Verb, function: Callable[[], None]) -> LazyGroup:
     app = typer.Typer(name=verb.name, cls=LazyGroup, add_completion=False, rich_markup_mode=None, no_args_is_help=True)
-    app.callback(help=f"{verb.help}.")(lambda: None)
+    app.callback()(function)
     group = typer.main.get_command(app)
     assert isinstance(group, LazyGroup)  # noqa: S101  # cls above
     group.take(verb.verbs)

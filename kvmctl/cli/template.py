@@ -30,6 +30,21 @@ _Names = Annotated[
 ]
 
 
+def template() -> None:
+    """Machines frozen after their boot: create, list, show, rm, gc.
+
+    A template is a machine that was booted once, brought to where tests or work begin, and frozen: its memory, its
+    devices and its disks. kvmctl fork makes machines of it that go on from there within milliseconds, each for itself.
+
+    \b
+    kvmctl template create web --from machines/web.toml --run 'systemctl start nginx'
+    kvmctl run --template web -- curl -s http://localhost
+
+    Forks of one template share pages of memory that none of them has written; like equal pages anywhere, these can
+    tell one guest what another has touched. So give forks of one template to nobody who should not know of the others.
+    """
+
+
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The template's name.")],
     machine: Annotated[
@@ -76,6 +91,9 @@ def list_(json: Json = False) -> None:
     """List the templates.
 
     One that can't be used any more says why.
+
+    \b
+    kvmctl template list --json | jq -r '.templates[] | select(.problem) | .name'
     """
     found = kvmctl.list_templates()
     if json:
@@ -85,7 +103,11 @@ def list_(json: Json = False) -> None:
 
 
 def show(name: TemplateName, json: Json = False) -> None:
-    """Show what a template was made of, and whether it can be used."""
+    """Show what a template was made of, and whether it can be used.
+
+    \b
+    kvmctl template show web --json | jq .made_of
+    """
     info = kvmctl.find_template(name)
     if json:
         output.print_json(_record(info))

@@ -58,7 +58,9 @@ GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
         Verb("wait", "wait", "wait", "Wait until a machine has come to a state"),
     ),
     "Templates": (
-        Verb("template", "template", "", "Machines frozen after their boot: create, list, show, rm, gc", TEMPLATE),
+        Verb(
+            "template", "template", "template", "Machines frozen after their boot: create, list, show, rm, gc", TEMPLATE
+        ),
         Verb("fork", "fork", "fork", "Start machines that go on where a template was frozen"),
     ),
     "Looking": (

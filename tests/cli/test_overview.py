@@ -13,7 +13,7 @@ import pytest
 
 from kvmctl import KvmctlError
 from kvmctl.cli import main
-from kvmctl.cli.verbs import GROUPS, VERBS
+from kvmctl.cli.verbs import GROUPS, VERBS, Verb
 
 from .conftest import ROOT
 
@@ -71,11 +71,13 @@ def test_completing_a_verb_loads_no_verb() -> None:
     assert done.stdout.split() == ["restart", "reset", "resume"]
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_a_verb_is_where_the_table_says_and_begins_with_its_line(name: str) -> None:
-    verb = VERBS[name]
+ALL = [verb for parent in VERBS.values() for verb in (parent, *parent.verbs)]
+
+
+@pytest.mark.parametrize("verb", ALL, ids=lambda verb: f"{verb.module}.{verb.attribute}")
+def test_a_verb_is_where_the_table_says_and_begins_with_its_line(verb: Verb) -> None:
     command = main.load_command(verb)
-    assert command.name == name
+    assert command.name == verb.name
     assert (command.help or "").startswith(f"{verb.help}.\n\n")
 
 

@@ -54,7 +54,8 @@ seconds, rest = struct.unpack("<qq", given[:16])
 time.clock_settime_ns(0, seconds * 10**9 + rest)
 if given[88:]:
     socket.sethostname(given[88:])"""
-_INTERPRETERS: Final = (("perl", "-e", _PERL), ("python3", "-c", _PYTHON))
+INTERPRETERS: Final = (("perl", "-e", _PERL), ("python3", "-c", _PYTHON))
+"""Commands that do what the program does, where a guest lets none be put there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ async def _commands(turn: Turn) -> AsyncIterator[tuple[str, ...]]:
         path = f"{place}/{_NAME}"
         if await _is_put(turn, path, program):
             yield (path,)
-    for interpreter in _INTERPRETERS:
+    for interpreter in INTERPRETERS:
         yield interpreter
 
 
