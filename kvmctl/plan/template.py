@@ -18,6 +18,7 @@ from kvmctl.plan.layers import AddLayer
 from kvmctl.plan.model import Disk, Input, Plan
 from kvmctl.plan.option import Form, Option, Value, jsonopt
 from kvmctl.plan.paths import MachinePaths
+from kvmctl.plan.share import InputDirectory
 from kvmctl.plan.template_paths import TemplatePaths
 
 GENERATION_ID: Final = "vmgenid"
@@ -152,10 +153,11 @@ def _relayered(disk: Disk, template: TemplatePaths) -> Disk:
     return replace(disk, path=template.layer(disk.id), format="qcow2")
 
 
-def _inputs(plan: Plan, layered: list[Disk]) -> Iterator[Input]:
+def _inputs(plan: Plan, layered: list[Disk]) -> Iterator[Input | InputDirectory]:
     """An image below a layer is only read."""
     below = {disk.path for disk in layered}
-    yield from (replace(item, writable=False) if item.path in below else item for item in plan.inputs)
+    for item in plan.inputs:
+        yield replace(item, writable=False) if isinstance(item, Input) and item.path in below else item
 
 
 def _options(plan: Plan, template: TemplatePaths, layered: Mapping[str | None, Disk]) -> Iterator[Option]:

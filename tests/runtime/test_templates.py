@@ -44,7 +44,7 @@ async def test_forks_are_different_machines_and_leave_nothing(roots: Roots) -> N
             assert (await one.qmp(command))[key] != (await two.qmp(command))[key]
         assert (await one.qmp("query-uuid"))["UUID"] == one.plan.uuid
     assert os.listdir(roots.runtime) == []
-    assert not os.path.exists(roots.forks) or os.listdir(roots.forks) == []
+    assert not os.path.exists(roots.ephemeral) or os.listdir(roots.ephemeral) == []
 
 
 async def test_guests_that_have_a_driver_for_it_are_told_that_they_were_copied() -> None:
