@@ -102,7 +102,7 @@ def _problems(plan: Plan, machine: MachinePaths) -> Iterator[Problem]:
                     "type = 'user'; or plug a card into each fork: netdev_add, device_add",
                 )
             case "object" if option.body.get("id") == _MEMORY:
-                yield from _memory_problems(option)
+                yield from _memory_problems(option, is_shared=plan.spec["memory"]["shared"])
             case "blockdev" if option.body["driver"] == "host_device" and not option.body["read-only"]:
                 message = "what is below the disks of forks must stay as it is, and a device may change"
                 yield Problem(_key(option), message, f"'{option.body['filename']}'", "path = an image")
@@ -125,13 +125,13 @@ def _device_problems(option: Option) -> Iterator[Problem]:
         yield Problem(_BALLOON, message, allowed="leave it out")
 
 
-def _memory_problems(option: Option) -> Iterator[Problem]:
+def _memory_problems(option: Option, *, is_shared: bool) -> Iterator[Problem]:
     body = option.body
     if body.get("hugetlb"):
         yield Problem("memory.hugepages", "the memory of a template is a file with pages of the usual size")
     if body["qom-type"] == "memory-backend-file":
         yield Problem("memory.source", "the memory of a template is a file of its own", "'file'", "leave it out")
-    if body.get("share"):
+    if is_shared:
         yield Problem("memory.shared", "forks have memory of their own, which nobody else can map", "true", "false")
 
 

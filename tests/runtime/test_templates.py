@@ -149,7 +149,7 @@ async def test_a_disk_made_for_the_machine_and_uefi_variables_are_frozen_with_it
     async with await template.fork() as fork:
         nodes = {item["node-name"]: item for item in await fork.qmp("query-named-block-nodes")}
         for name, made in (("disk0", "disk0.qcow2"), ("disk1", "disk1.raw")):
-            assert nodes[name]["file"].startswith(fork.paths.state)
+            assert nodes[name]["file"].startswith(fork.paths.disks)
             assert not nodes[name]["ro"]
             assert nodes[f"{name}-frozen-file"]["file"] == f"{paths.directory}/disks/{made}"
             assert nodes[f"{name}-frozen-file"]["ro"]
