@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kvmctl.errors import AptError as AptError
     from kvmctl.errors import Busy as Busy
     from kvmctl.errors import ConsoleBusy as ConsoleBusy
+    from kvmctl.errors import CopyFailed as CopyFailed
     from kvmctl.errors import DeadlineExceeded as DeadlineExceeded
     from kvmctl.errors import DigestMismatch as DigestMismatch
     from kvmctl.errors import DownloadError as DownloadError
@@ -48,8 +49,16 @@ if TYPE_CHECKING:
     from kvmctl.errors import TemplateMisfit as TemplateMisfit
     from kvmctl.guest.agent import Agent as Agent
     from kvmctl.guest.agent import AgentInfo as AgentInfo
+    from kvmctl.guest.copy import Copied as Copied
+    from kvmctl.guest.info import GuestFileSystem as GuestFileSystem
+    from kvmctl.guest.info import GuestInfo as GuestInfo
+    from kvmctl.guest.info import GuestInterface as GuestInterface
+    from kvmctl.guest.info import GuestOs as GuestOs
+    from kvmctl.guest.info import GuestUser as GuestUser
     from kvmctl.guest.init.session import Terminal as Terminal
+    from kvmctl.guest.run import Control as Control
     from kvmctl.guest.run import ExecResult as ExecResult
+    from kvmctl.guest.upkeep import Trimmed as Trimmed
     from kvmctl.host.doctor import Report as Report
     from kvmctl.host.doctor import diagnose as diagnose
     from kvmctl.host.finding import Finding as Finding
@@ -137,6 +146,9 @@ if TYPE_CHECKING:
     from kvmctl.runtime.template import list_templates as list_templates
     from kvmctl.runtime.template import remove_template as remove_template
     from kvmctl.runtime.template import template_names as template_names
+    from kvmctl.runtime.told import GuestFiles as GuestFiles
+    from kvmctl.runtime.told import check_guest as check_guest
+    from kvmctl.runtime.told import guest_files as guest_files
     from kvmctl.runtime.vm import Status as Status
     from kvmctl.runtime.vm import Vm as Vm
     from kvmctl.runtime.waiting import Condition as Condition
@@ -157,6 +169,7 @@ _HOME = {
     "AptError": "kvmctl.errors",
     "Busy": "kvmctl.errors",
     "ConsoleBusy": "kvmctl.errors",
+    "CopyFailed": "kvmctl.errors",
     "DeadlineExceeded": "kvmctl.errors",
     "DigestMismatch": "kvmctl.errors",
     "DownloadError": "kvmctl.errors",
@@ -182,8 +195,16 @@ _HOME = {
     "TemplateMisfit": "kvmctl.errors",
     "Agent": "kvmctl.guest.agent",
     "AgentInfo": "kvmctl.guest.agent",
+    "Copied": "kvmctl.guest.copy",
+    "GuestFileSystem": "kvmctl.guest.info",
+    "GuestInfo": "kvmctl.guest.info",
+    "GuestInterface": "kvmctl.guest.info",
+    "GuestOs": "kvmctl.guest.info",
+    "GuestUser": "kvmctl.guest.info",
     "Terminal": "kvmctl.guest.init.session",
+    "Control": "kvmctl.guest.run",
     "ExecResult": "kvmctl.guest.run",
+    "Trimmed": "kvmctl.guest.upkeep",
     "Report": "kvmctl.host.doctor",
     "diagnose": "kvmctl.host.doctor",
     "Finding": "kvmctl.host.finding",
@@ -271,6 +292,9 @@ _HOME = {
     "list_templates": "kvmctl.runtime.template",
     "remove_template": "kvmctl.runtime.template",
     "template_names": "kvmctl.runtime.template",
+    "GuestFiles": "kvmctl.runtime.told",
+    "check_guest": "kvmctl.runtime.told",
+    "guest_files": "kvmctl.runtime.told",
     "Status": "kvmctl.runtime.vm",
     "Vm": "kvmctl.runtime.vm",
     "Condition": "kvmctl.runtime.waiting",

@@ -27,6 +27,7 @@
     ├── ImageError                   13   a disk image can't be made or read
     ├── StateError                   14   files of kvmctl's own can't be read or written
     │   └── TemplateDamaged               … files of a template are missing, or are not what they were
+    ├── CopyFailed                   17   a file can't be copied into the guest or out of it
     └── DownloadError                18   an image can't be downloaded
         └── DigestMismatch                … or is not the one that its publisher has
 
@@ -228,6 +229,12 @@ class StateError(KvmctlError):
 
 class TemplateDamaged(StateError):
     """Files of a template are missing, or are not what they were when it was made."""
+
+
+class CopyFailed(KvmctlError):
+    """A file can't be copied into the guest or out of it; what was there before is there still."""
+
+    exit_code = 17
 
 
 class DownloadError(KvmctlError):

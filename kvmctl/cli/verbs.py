@@ -84,6 +84,15 @@ GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
     "Inside": (
         Verb("console", "console", "console", "Attach this terminal to a machine's console"),
         Verb("exec", "exec", "exec_", "Run a command inside a machine, through its guest agent"),
+        Verb("cp", "cp", "cp", "Copy files and directories into a machine and out of it"),
+        Verb("info", "info", "info", "Show what a machine is, or what its guest says of itself"),
+        Verb(
+            "freeze", "freeze", "freeze", "Freeze a machine's file systems while a command runs here, or until Ctrl-C"
+        ),
+        Verb("thaw", "freeze", "thaw", "Thaw a machine's file systems, where whoever froze them has not"),
+        Verb("trim", "upkeep", "trim", "Give back to the host what a machine's file systems don't use"),
+        Verb("sync-time", "upkeep", "sync_time", "Set a machine's clock to this host's"),
+        Verb("set-password", "upkeep", "set_password", "Set the password of a user of the guest"),
         Verb("qmp", "qmp", "qmp", "Send QEMU a monitor command"),
         Verb("balloon", "balloon", "balloon", "Show or change how much memory a machine has"),
     ),

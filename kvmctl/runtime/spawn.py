@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from kvmctl.errors import Busy, LaunchFailed, QemuNotFound
 from kvmctl.image import ofd
+from kvmctl.plan.guest import TellGuest
 from kvmctl.plan.layers import SharedLock
 from kvmctl.plan.model import FdSource, Listen, OpenFile, Pair, Plan, StoreSecret, Tap, VhostNet
 from kvmctl.plan.option import render
@@ -212,6 +213,9 @@ def _journal_input(stack: ExitStack) -> tuple[int, int]:
 def _environment(plan: Plan) -> dict[str, str]:
     """Our environment without the secrets, which every process of this user could read there."""
     secrets = {step.variable for step in plan.steps if isinstance(step, StoreSecret)}
+    for step in plan.steps:
+        if isinstance(step, TellGuest):
+            secrets |= {source.value for source in step.first_boot.sources() if source.kind == "env"}
     return {name: value for name, value in os.environ.items() if name not in secrets}
 
 
