@@ -46,6 +46,10 @@ def _carry_out(step: Step, plan: Plan, undo: ExitStack) -> None:
             _store(path, _read(source).rstrip(b"\r\n"))
         case AddLayer() | CopyImage():
             _lay(step, plan, undo)
+        case MakeKeys():
+            deferred.make_keys(step, undo)
+        case TellGuest():
+            deferred.tell_guest(step, undo)
         case _:
             assert_never(step)
 
