@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from kvmctl.errors import QmpError as QmpError
     from kvmctl.errors import SpecError as SpecError
     from kvmctl.errors import StateError as StateError
+    from kvmctl.errors import TemplateDamaged as TemplateDamaged
+    from kvmctl.errors import TemplateMisfit as TemplateMisfit
     from kvmctl.guest.agent import Agent as Agent
     from kvmctl.guest.agent import AgentInfo as AgentInfo
     from kvmctl.guest.copy import Copied as Copied
@@ -93,6 +95,9 @@ if TYPE_CHECKING:
     from kvmctl.runtime.events import Exit as Exit
     from kvmctl.runtime.events import ExitReason as ExitReason
     from kvmctl.runtime.events import State as State
+    from kvmctl.runtime.fork import Fork as Fork
+    from kvmctl.runtime.fork import Template as Template
+    from kvmctl.runtime.fork import load_template as load_template
     from kvmctl.runtime.helper_locks import HelperInfo as HelperInfo
     from kvmctl.runtime.hostroot.launch import launch_host_root as launch_host_root
     from kvmctl.runtime.hostroot.launch import run_host_root as run_host_root
@@ -114,9 +119,12 @@ if TYPE_CHECKING:
     from kvmctl.runtime.listing import find_machine as find_machine
     from kvmctl.runtime.listing import list_machines as list_machines
     from kvmctl.runtime.listing import machine_names as machine_names
+    from kvmctl.runtime.making import create_template as create_template
     from kvmctl.runtime.monitor import Monitor as Monitor
     from kvmctl.runtime.ops import Balloon as Balloon
+    from kvmctl.runtime.pool import Pool as Pool
     from kvmctl.runtime.prepare import prepare as prepare
+    from kvmctl.runtime.raising import Profile as Profile
     from kvmctl.runtime.reading import Happening as Happening
     from kvmctl.runtime.reading import Log as Log
     from kvmctl.runtime.reading import read_all_events as read_all_events
@@ -132,6 +140,12 @@ if TYPE_CHECKING:
     from kvmctl.runtime.specs import find_spec as find_spec
     from kvmctl.runtime.stop import stop as stop
     from kvmctl.runtime.store import find_roots as find_roots
+    from kvmctl.runtime.template import TemplateInfo as TemplateInfo
+    from kvmctl.runtime.template import collect_templates as collect_templates
+    from kvmctl.runtime.template import find_template as find_template
+    from kvmctl.runtime.template import list_templates as list_templates
+    from kvmctl.runtime.template import remove_template as remove_template
+    from kvmctl.runtime.template import template_names as template_names
     from kvmctl.runtime.told import GuestFiles as GuestFiles
     from kvmctl.runtime.told import check_guest as check_guest
     from kvmctl.runtime.told import guest_files as guest_files
@@ -177,6 +191,8 @@ _HOME = {
     "QmpError": "kvmctl.errors",
     "SpecError": "kvmctl.errors",
     "StateError": "kvmctl.errors",
+    "TemplateDamaged": "kvmctl.errors",
+    "TemplateMisfit": "kvmctl.errors",
     "Agent": "kvmctl.guest.agent",
     "AgentInfo": "kvmctl.guest.agent",
     "Copied": "kvmctl.guest.copy",
@@ -225,6 +241,9 @@ _HOME = {
     "Exit": "kvmctl.runtime.events",
     "ExitReason": "kvmctl.runtime.events",
     "State": "kvmctl.runtime.events",
+    "Fork": "kvmctl.runtime.fork",
+    "Template": "kvmctl.runtime.fork",
+    "load_template": "kvmctl.runtime.fork",
     "HelperInfo": "kvmctl.runtime.helper_locks",
     "launch_host_root": "kvmctl.runtime.hostroot.launch",
     "run_host_root": "kvmctl.runtime.hostroot.launch",
@@ -246,9 +265,12 @@ _HOME = {
     "find_machine": "kvmctl.runtime.listing",
     "list_machines": "kvmctl.runtime.listing",
     "machine_names": "kvmctl.runtime.listing",
+    "create_template": "kvmctl.runtime.making",
     "Monitor": "kvmctl.runtime.monitor",
     "Balloon": "kvmctl.runtime.ops",
+    "Pool": "kvmctl.runtime.pool",
     "prepare": "kvmctl.runtime.prepare",
+    "Profile": "kvmctl.runtime.raising",
     "Happening": "kvmctl.runtime.reading",
     "Log": "kvmctl.runtime.reading",
     "read_all_events": "kvmctl.runtime.reading",
@@ -264,6 +286,12 @@ _HOME = {
     "find_spec": "kvmctl.runtime.specs",
     "stop": "kvmctl.runtime.stop",
     "find_roots": "kvmctl.runtime.store",
+    "TemplateInfo": "kvmctl.runtime.template",
+    "collect_templates": "kvmctl.runtime.template",
+    "find_template": "kvmctl.runtime.template",
+    "list_templates": "kvmctl.runtime.template",
+    "remove_template": "kvmctl.runtime.template",
+    "template_names": "kvmctl.runtime.template",
     "GuestFiles": "kvmctl.runtime.told",
     "check_guest": "kvmctl.runtime.told",
     "guest_files": "kvmctl.runtime.told",

@@ -17,6 +17,7 @@
     │   ├── QemuNotFound
     │   ├── QemuTooOld
     │   ├── KvmUnavailable
+    │   ├── TemplateMisfit                … a template was made by another QEMU, on another CPU, of something else
     │   └── AptError                      … the distribution's packages can't be had
     ├── LaunchFailed                  9   QEMU was started and did not come up
     ├── DeadlineExceeded             10   no answer within the time given
@@ -25,6 +26,7 @@
     ├── AgentError                   12   the guest agent is absent, refused, or talks nonsense
     ├── ImageError                   13   a disk image can't be made or read
     ├── StateError                   14   files of kvmctl's own can't be read or written
+    │   └── TemplateDamaged               … files of a template are missing, or are not what they were
     ├── CopyFailed                   17   a file can't be copied into the guest or out of it
     └── DownloadError                18   an image can't be downloaded
         └── DigestMismatch                … or is not the one that its publisher has
@@ -169,6 +171,10 @@ class KvmUnavailable(HostError):
     """``accel = "kvm"`` was asked for and KVM can't be used."""
 
 
+class TemplateMisfit(HostError):
+    """A template was made by another QEMU, on another CPU, or of something else than it is asked for."""
+
+
 class AptError(HostError):
     """A package of the distribution can't be had: there is no apt, no such package, or no way to its mirror."""
 
@@ -219,6 +225,10 @@ class StateError(KvmctlError):
     """A file of kvmctl's own can't be read or written."""
 
     exit_code = 14
+
+
+class TemplateDamaged(StateError):
+    """Files of a template are missing, or are not what they were when it was made."""
 
 
 class CopyFailed(KvmctlError):

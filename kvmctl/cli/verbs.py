@@ -33,6 +33,15 @@ IMAGE: Final = (
 )
 """What follows ``kvmctl image``."""
 
+TEMPLATE: Final = (
+    Verb("create", "template", "create", "Boot a machine once and freeze it, to be forked"),
+    Verb("list", "template", "list_", "List the templates"),
+    Verb("show", "template", "show", "Show what a template was made of, and whether it can be used"),
+    Verb("rm", "template", "rm", "Remove templates"),
+    Verb("gc", "template", "gc", "Remove the templates that can't be used any more"),
+)
+"""What follows ``kvmctl template``."""
+
 GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
     "This host": (
         Verb("doctor", "doctor", "doctor", "Say what this host can run, and what to do about the rest"),
@@ -58,6 +67,12 @@ GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
         Verb("pause", "power", "pause", "Halt a machine's CPUs"),
         Verb("resume", "power", "resume", "Let a paused machine go on"),
         Verb("wait", "wait", "wait", "Wait until a machine has come to a state"),
+    ),
+    "Templates": (
+        Verb(
+            "template", "template", "template", "Machines frozen after their boot: create, list, show, rm, gc", TEMPLATE
+        ),
+        Verb("fork", "fork", "fork", "Start machines that go on where a template was frozen"),
     ),
     "Looking": (
         Verb("list", "list", "list_", "List the machines that run, or all"),

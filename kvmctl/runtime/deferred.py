@@ -37,6 +37,11 @@ def open_vhost_net(source: VhostNet) -> list[int]:
     return descriptors
 
 
+def available_memory() -> int:
+    """Bytes that programs can have without anything being swapped out."""
+    return int(import_module("psutil").virtual_memory().available)
+
+
 def find_client(path: str) -> int | None:
     """`kvmctl.runtime.peers.find_client`."""
     pid: int | None = import_module("kvmctl.runtime.peers").find_client(path)
@@ -85,6 +90,13 @@ def cloud_config_problem(text: str, *, needs_header: bool) -> str:
 def check_overlay(step: CreateOverlay) -> None:
     """`kvmctl.image.overlay.check`."""
     import_module("kvmctl.image.overlay").check(step, catalogue=find_roots().catalogue)
+
+
+def image_file(step: CreateOverlay) -> str:
+    """The file of the image that an overlay is to be made of. Raises ImageMissing."""
+    overlay = import_module("kvmctl.image.overlay")
+    found: str = overlay.file_of(step, catalogue=find_roots().catalogue)
+    return found
 
 
 def create_overlay(step: CreateOverlay, *, qemu: str) -> None:
