@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kvmctl.errors import ConsoleBusy as ConsoleBusy
     from kvmctl.errors import DeadlineExceeded as DeadlineExceeded
     from kvmctl.errors import HostError as HostError
+    from kvmctl.errors import HostKeyChanged as HostKeyChanged
     from kvmctl.errors import ImageBusy as ImageBusy
     from kvmctl.errors import ImageError as ImageError
     from kvmctl.errors import KvmctlError as KvmctlError
@@ -40,9 +41,17 @@ if TYPE_CHECKING:
     from kvmctl.errors import QmpError as QmpError
     from kvmctl.errors import SpecError as SpecError
     from kvmctl.errors import StateError as StateError
+    from kvmctl.errors import Unreachable as Unreachable
+    from kvmctl.errors import WaitFailed as WaitFailed
     from kvmctl.guest.agent import Agent as Agent
     from kvmctl.guest.agent import AgentInfo as AgentInfo
     from kvmctl.guest.run import ExecResult as ExecResult
+    from kvmctl.guest.ssh import Login as Login
+    from kvmctl.guest.ssh import find_ssh_failure as find_ssh_failure
+    from kvmctl.guest.ssh import ssh_command as ssh_command
+    from kvmctl.guest.ssh import ssh_configuration as ssh_configuration
+    from kvmctl.guest.sshrun import SshLog as SshLog
+    from kvmctl.guest.sshrun import find_ssh as find_ssh
     from kvmctl.host.doctor import Report as Report
     from kvmctl.host.doctor import diagnose as diagnose
     from kvmctl.host.finding import Finding as Finding
@@ -69,6 +78,7 @@ if TYPE_CHECKING:
     from kvmctl.runtime.events import Exit as Exit
     from kvmctl.runtime.events import ExitReason as ExitReason
     from kvmctl.runtime.events import State as State
+    from kvmctl.runtime.inside import run_inside as run_inside
     from kvmctl.runtime.launch import launch as launch
     from kvmctl.runtime.launch import start as start
     from kvmctl.runtime.listing import MachineInfo as MachineInfo
@@ -78,6 +88,9 @@ if TYPE_CHECKING:
     from kvmctl.runtime.monitor import Monitor as Monitor
     from kvmctl.runtime.ops import Balloon as Balloon
     from kvmctl.runtime.prepare import prepare as prepare
+    from kvmctl.runtime.reach import Address as Address
+    from kvmctl.runtime.reach import find_addresses as find_addresses
+    from kvmctl.runtime.reach import find_login as find_login
     from kvmctl.runtime.reading import Happening as Happening
     from kvmctl.runtime.reading import Log as Log
     from kvmctl.runtime.reading import read_all_events as read_all_events
@@ -96,8 +109,10 @@ if TYPE_CHECKING:
     from kvmctl.runtime.vm import Status as Status
     from kvmctl.runtime.vm import Vm as Vm
     from kvmctl.runtime.waiting import Condition as Condition
+    from kvmctl.runtime.waiting import Sightings as Sightings
     from kvmctl.runtime.waiting import parse_condition as parse_condition
     from kvmctl.runtime.waiting import wait_for as wait_for
+    from kvmctl.runtime.waiting import wait_for_all as wait_for_all
     from kvmctl.spec.load import load as load
     from kvmctl.spec.load import parse as parse
     from kvmctl.spec.load import schema as schema
@@ -130,14 +145,23 @@ _HOME = {
     "QmpError": "kvmctl.errors",
     "SpecError": "kvmctl.errors",
     "StateError": "kvmctl.errors",
+    "HostKeyChanged": "kvmctl.errors",
+    "Unreachable": "kvmctl.errors",
+    "WaitFailed": "kvmctl.errors",
+    "Agent": "kvmctl.guest.agent",
+    "AgentInfo": "kvmctl.guest.agent",
+    "ExecResult": "kvmctl.guest.run",
+    "Login": "kvmctl.guest.ssh",
+    "ssh_configuration": "kvmctl.guest.ssh",
+    "ssh_command": "kvmctl.guest.ssh",
+    "find_ssh_failure": "kvmctl.guest.ssh",
+    "SshLog": "kvmctl.guest.sshrun",
+    "find_ssh": "kvmctl.guest.sshrun",
     "Report": "kvmctl.host.doctor",
     "diagnose": "kvmctl.host.doctor",
     "Finding": "kvmctl.host.finding",
     "Survey": "kvmctl.host.record",
     "survey": "kvmctl.host.survey",
-    "Agent": "kvmctl.guest.agent",
-    "AgentInfo": "kvmctl.guest.agent",
-    "ExecResult": "kvmctl.guest.run",
     "Plan": "kvmctl.plan.model",
     "render": "kvmctl.plan.option",
     "MachinePaths": "kvmctl.plan.paths",
@@ -159,6 +183,7 @@ _HOME = {
     "Exit": "kvmctl.runtime.events",
     "ExitReason": "kvmctl.runtime.events",
     "State": "kvmctl.runtime.events",
+    "run_inside": "kvmctl.runtime.inside",
     "launch": "kvmctl.runtime.launch",
     "start": "kvmctl.runtime.launch",
     "MachineInfo": "kvmctl.runtime.listing",
@@ -168,6 +193,9 @@ _HOME = {
     "Monitor": "kvmctl.runtime.monitor",
     "Balloon": "kvmctl.runtime.ops",
     "prepare": "kvmctl.runtime.prepare",
+    "Address": "kvmctl.runtime.reach",
+    "find_addresses": "kvmctl.runtime.reach",
+    "find_login": "kvmctl.runtime.reach",
     "Happening": "kvmctl.runtime.reading",
     "Log": "kvmctl.runtime.reading",
     "read_all_events": "kvmctl.runtime.reading",
@@ -177,10 +205,10 @@ _HOME = {
     "create": "kvmctl.runtime.registry",
     "define": "kvmctl.runtime.registry",
     "files_of": "kvmctl.runtime.registry",
-    "find_spec": "kvmctl.runtime.specs",
     "read_spec": "kvmctl.runtime.registry",
     "remove": "kvmctl.runtime.registry",
     "write_spec": "kvmctl.runtime.registry",
+    "find_spec": "kvmctl.runtime.specs",
     "stop": "kvmctl.runtime.stop",
     "find_roots": "kvmctl.runtime.store",
     "Status": "kvmctl.runtime.vm",
@@ -188,6 +216,8 @@ _HOME = {
     "Condition": "kvmctl.runtime.waiting",
     "parse_condition": "kvmctl.runtime.waiting",
     "wait_for": "kvmctl.runtime.waiting",
+    "Sightings": "kvmctl.runtime.waiting",
+    "wait_for_all": "kvmctl.runtime.waiting",
     "load": "kvmctl.spec.load",
     "parse": "kvmctl.spec.load",
     "schema": "kvmctl.spec.load",

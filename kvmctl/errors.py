@@ -22,7 +22,10 @@
     │   └── MonitorLost                   … or hung up in the middle
     ├── AgentError                   12   the guest agent is absent, refused, or talks nonsense
     ├── ImageError                   13   a disk image can't be made or read
-    └── StateError                   14   files of kvmctl's own can't be read or written
+    ├── StateError                   14   files of kvmctl's own can't be read or written
+    ├── Unreachable                  15   there is no way into the guest, or it lets nobody in
+    │   └── HostKeyChanged                … what answers is not the guest that was there before
+    └── WaitFailed                   16   what was waited for has failed, and won't come by waiting
 
 A summary says what happened with the values quoted, the detail is the evidence (QEMU's own words), the hint is what
 to do next. Only ``kvmctl.cli`` prints these or turns them into an exit status. Imports nothing.
@@ -199,3 +202,19 @@ class StateError(KvmctlError):
     """A file of kvmctl's own can't be read or written."""
 
     exit_code = 14
+
+
+class Unreachable(KvmctlError):
+    """There is no way into the guest by its network, or it lets nobody in."""
+
+    exit_code = 15
+
+
+class HostKeyChanged(Unreachable):
+    """What answers in the guest's place shows another host key than the one on record."""
+
+
+class WaitFailed(KvmctlError):
+    """What was waited for has failed: waiting longer would not bring it."""
+
+    exit_code = 16

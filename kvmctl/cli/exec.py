@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from typing import Annotated, Final
 
 import typer
 
-from kvmctl import ExecResult, KvmctlError, Vm, attach
+from kvmctl import ExecResult, KvmctlError, Vm, attach, run_inside
 from kvmctl.cli import output, session
 from kvmctl.cli.arguments import Name
 
 TIMED_OUT: Final = 124
 OUR_FAILURE: Final = 125
+
+
+class Way(StrEnum):
+    """The ways to run a command in a guest."""
+
+    agent = "agent"
+    ssh = "ssh"
 
 
 def exec_(
@@ -25,8 +33,13 @@ def exec_(
         list[str] | None, typer.Option("--env", "-e", metavar="NAME=VALUE", help="Set a variable for it.")
     ] = None,
     stdin: Annotated[bool, typer.Option("--stdin", "-i", help="Give it all that comes on standard input.")] = False,
+    way: Annotated[
+        Way | None, typer.Option("--via", help="By this way only, and say nothing of it.", case_sensitive=False)
+    ] = None,
 ) -> None:
-    """Run a command inside a machine, through its guest agent.
+    """Run a command inside a machine, through its guest agent or ssh.
+
+    The agent needs no network, and ssh is for guests without one; which it is, is said where it is ssh.
 
     Its output comes as it is written, and its exit code becomes ours: 126 if it can't be run, 127 if it is not found in
     the guest, 128 and the signal's number if a signal ended it. 124 says that the time was up, 125 that kvmctl itself
@@ -42,7 +55,7 @@ def exec_(
 
     async def work() -> ExecResult:
         async with attach(name) as vm:
-            return await stream(vm, command, env=variables, stdin=given)
+            return await stream(vm, command, way=way, env=variables, stdin=given)
 
     try:
         result = session.run(work(), timeout=timeout, doing=f"run {command[0]!r} in {name!r}")
@@ -52,9 +65,25 @@ def exec_(
     raise typer.Exit(result.exit_code)
 
 
-async def stream(vm: Vm, command: list[str], *, env: dict[str, str] | None = None, stdin: bytes = b"") -> ExecResult:
+async def stream(
+    vm: Vm, command: list[str], *, way: Way | None = None, env: dict[str, str] | None = None, stdin: bytes = b""
+) -> ExecResult:
     """Run `command` in the guest, its output on ours as it comes."""
-    return await vm.exec(command, env=env, stdin=stdin, on_stdout=output.emit_bytes, on_stderr=output.say_bytes)
+
+    def say(chosen: str) -> None:
+        if way is None and chosen == "ssh":
+            output.say(f"{vm.name}: through ssh, since no guest agent has spoken")
+
+    return await run_inside(
+        vm,
+        command,
+        way=None if way is None else way.value,
+        on_way=say,
+        env=env,
+        stdin=stdin,
+        on_stdout=output.emit_bytes,
+        on_stderr=output.say_bytes,
+    )
 
 
 def _variables(pairs: list[str]) -> dict[str, str]:

@@ -55,7 +55,13 @@ GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
     ),
     "Inside": (
         Verb("console", "console", "console", "Attach this terminal to a machine's console"),
-        Verb("exec", "exec", "exec_", "Run a command inside a machine, through its guest agent"),
+        Verb("exec", "exec", "exec_", "Run a command inside a machine, through its guest agent or ssh"),
+        Verb("ssh", "ssh", "ssh", "Log in to a machine over ssh, or run a command there"),
+        Verb("shell", "ssh", "shell", "Open a shell in a machine, on this terminal"),
+        Verb(
+            "ssh-config", "ssh", "ssh_config", "Print ssh's configuration of a machine, for ssh, scp, rsync and editors"
+        ),
+        Verb("ip", "ip", "ip", "Print where a machine is reached by the network: the best way, or with --json all"),
         Verb("qmp", "qmp", "qmp", "Send QEMU a monitor command"),
         Verb("balloon", "balloon", "balloon", "Show or change how much memory a machine has"),
     ),

@@ -37,7 +37,7 @@ class ExecResult:
     """There was more output than could be kept."""
 
 
-class _Sink:
+class Sink:
     """Where one stream goes: to the callback, or into memory up to `KEEP_MAX`."""
 
     def __init__(self, callback: OnOutput | None) -> None:
@@ -46,6 +46,7 @@ class _Sink:
         self.truncated = False
 
     def put(self, data: bytes) -> None:
+        """Pass on `data`, or keep what there is room for."""
         if self._callback is not None:
             self._callback(data)
             return
@@ -55,6 +56,7 @@ class _Sink:
 
     @property
     def kept(self) -> bytes:
+        """What was kept."""
         return bytes(self._kept)
 
 
@@ -73,8 +75,8 @@ async def run(
     guest without ``/bin/sh`` the output comes at the end and `env` is refused. Raises AgentError, DeadlineExceeded.
     """
     check_command(argv, stdin=stdin)
-    _check_env(env or {})
-    sinks = _Sink(on_stdout), _Sink(on_stderr)
+    check_env(env or {})
+    sinks = Sink(on_stdout), Sink(on_stderr)
     async with Turn(agent) as turn:
         if spool := await find_spool(turn, [sink.put for sink in sinks]):
             end = await _run_streamed(turn, spool, spool.wrap(argv, env or {}), stdin)
@@ -130,7 +132,8 @@ async def _abandon(turn: Turn, spool: Spool, starting: asyncio.Future[int]) -> N
         starting.cancel()
 
 
-def _check_env(env: Mapping[str, str]) -> None:
+def check_env(env: Mapping[str, str]) -> None:
+    """Raises AgentError for what no shell could export."""
     for name, value in env.items():
         if not _NAME.fullmatch(name) or "\0" in value:
             raise AgentError(f"{name!r} = {value!r} can't be an environment variable in the guest")

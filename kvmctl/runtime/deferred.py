@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 from kvmctl.plan.model import Tap, VhostNet
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from kvmctl.image.holders import Holder
+    from kvmctl.runtime.neighbours import Neighbour
 
 
 def open_tap(source: Tap) -> list[int]:
@@ -44,3 +47,9 @@ def find_listener(port: int) -> Holder | None:
     """`kvmctl.image.holders.find_listener`."""
     holder: Holder | None = import_module("kvmctl.image.holders").find_listener(port)
     return holder
+
+
+def find_neighbours(macs: Collection[str]) -> list[Neighbour]:
+    """`kvmctl.runtime.neighbours.find_neighbours`."""
+    found: list[Neighbour] = import_module("kvmctl.runtime.neighbours").find_neighbours(macs)
+    return found

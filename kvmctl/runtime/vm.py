@@ -144,19 +144,26 @@ class Vm(Handle):
             )
         return Agent(partial(connect_unix, self.paths.agent))
 
+    async def wait_for_agent_channel(self) -> None:
+        """Wait until the guest has opened the agent's channel, as far as it can be told: a serial port is always open.
+
+        Raises NotRunning where the machine ends before it.
+        """
+        if self.plan.guest.agent == "virtio":
+            await observe.wait_for_agent_channel(self.paths, self._process)
+
     async def wait_for_agent(self) -> None:
         """Wait until the guest's agent answers.
 
         Raises NotRunning where the machine ends before it, AgentError where it has no channel for one.
         """
-        if self.plan.guest.agent == "virtio":
-            await observe.wait_for_agent_channel(self.paths, self._process)
+        await self.wait_for_agent_channel()
         agent = self.agent()
         agent.patience = ASK_SECONDS
         async with self._told_of_its_end():
             await agent.wait()  # a serial port tells nobody that it was opened: the first answer does
 
-    def _check_halted(self) -> None:
+    def check_halted(self) -> None:
         """Raises AgentError where the guest does not run, so that nobody waits for what can't come."""
         state = derive(self._journal.events()).state
         if state in _HALTED:
@@ -186,7 +193,7 @@ class Vm(Handle):
 
         Raises AgentError, DeadlineExceeded, NotRunning; whoever stops waiting ends the command too.
         """
-        self._check_halted()
+        self.check_halted()
         async with self._told_of_its_end():
             return await run(self.agent(), argv, env=env, stdin=stdin, on_stdout=on_stdout, on_stderr=on_stderr)
 

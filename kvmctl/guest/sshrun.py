@@ -1,0 +1,207 @@
+"""A command in the guest through ssh, as `kvmctl.guest.run` has it through the agent: streamed, with its exit code.
+
+The command is started by a shell that first tells its process id, so that it can be ended when nobody waits for it any
+more: a server does not end what it runs without a terminal when its client goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shlex
+import shutil
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Self
+
+from kvmctl.errors import HostError, KvmctlError
+from kvmctl.guest.command import check_command
+from kvmctl.guest.run import ExecResult, OnOutput, Sink, check_env
+from kvmctl.guest.spool import GOODBYE
+from kvmctl.guest.ssh import Login, find_ssh_failure, ssh_command
+
+_CHUNK: Final = 65536
+_NOISE_MAX: Final = 65536
+"""Bytes that a login shell's own start-up may say before the command's shell is heard."""
+_SSH_FAILED: Final = 255
+
+_TELL = """
+read -r _ _ _ _ group _ </proc/$$/stat 2>/dev/null || group=$$
+if [ "$group" != $$ ] && command -v setsid >/dev/null; then exec setsid sh -c "$@"; fi
+exec sh -c "$@"
+"""
+"""Makes the command's processes a group, by which all of them are ended. The server has done so, mostly."""
+_BECOME = """
+echo "$1 $$" >&2
+shift
+while [ "$1" != -- ]; do export "$1"; shift; done
+shift
+"$@"
+exit "$?"
+"""
+"""Says the token and its process id, and runs the command; its own words last, so that a signal becomes a number."""
+_END = 'kill -TERM "-$1" 2>/dev/null || kill -TERM "$1"'
+
+
+def find_ssh() -> str:
+    """The system's ssh. Raises HostError, which names the package."""
+    found = shutil.which("ssh")
+    if found is None:
+        raise HostError(
+            "ssh was not found", hint="Install it: apt install openssh-client, or dnf install openssh-clients"
+        )
+    return found
+
+
+class SshLog:
+    """A place for ssh's log that has no name in any file system, and so goes whatever becomes of us."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.memfd_create("ssh-log", os.MFD_CLOEXEC)
+
+    @property
+    def path(self) -> str:
+        """Where ssh, as a child of this process, opens it: it closes every descriptor that it is given."""
+        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
+
+    def read(self) -> str:
+        """What ssh wrote."""
+        return os.pread(self._descriptor, 1 << 20, 0).decode(errors="replace").replace("\r", "")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+
+async def run_ssh(
+    login: Login,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
+    on_stdout: OnOutput | None = None,
+    on_stderr: OnOutput | None = None,
+) -> ExecResult:
+    """Run a command in the guest until it ends, with the guest's PATH of a login over ssh.
+
+    Whoever stops waiting, by cancelling, ends the command too. A command that a signal ended is one that exits with 128
+    and the signal's number. Raises HostError, Unreachable, AgentError for what is no command.
+    """
+    check_command(argv)
+    check_env(env or {})
+    find_ssh()
+    sinks = Sink(on_stdout), Sink(on_stderr)
+    told = _Told(sinks[1])
+    words = shlex.join(["sh", "-c", _TELL, "sh", _BECOME, "kvmctl", told.token, *_exports(env or {}), "--", *argv])
+    with SshLog() as log:
+        command = ssh_command(login, [words], batch=True, log=log.path)
+        ssh = await asyncio.create_subprocess_exec(*command, stdin=PIPE if stdin else DEVNULL, stdout=PIPE, stderr=PIPE)
+        try:
+            status = await _attend(ssh, stdin, sinks[0], told)
+        except BaseException:
+            await _abandon(ssh, login, told.pid)
+            raise
+        failure = find_ssh_failure(login, log.read()) if status == _SSH_FAILED else None
+    if failure is not None:
+        raise failure
+    truncated = any(sink.truncated for sink in sinks)
+    return ExecResult(status, None, sinks[0].kept, sinks[1].kept, truncated)
+
+
+def _exports(env: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in env.items()]
+
+
+class _Told:
+    """Standard error without the line in which the command's shell tells its process id."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.token = f"kvmctl-{secrets.token_hex(16)}"
+        self.pid = 0
+        self._sink = sink
+        self._held: bytearray | None = bytearray()
+
+    def put(self, data: bytes) -> None:
+        if self._held is None:
+            self._sink.put(data)
+            return
+        self._held += data
+        before, token, after = self._held.partition(self.token.encode())
+        number, end, rest = after.partition(b"\n")
+        if token and end and number.strip().isdigit():
+            self.pid = int(number)
+            self._release(bytes(before + rest))
+        elif len(self._held) > _NOISE_MAX:
+            self.finish()
+
+    def finish(self) -> None:
+        """There is no more to come: the line is not awaited any longer."""
+        if self._held is not None:
+            self._release(bytes(self._held))
+
+    def _release(self, data: bytes) -> None:
+        self._held = None
+        if data:
+            self._sink.put(data)
+
+
+async def _attend(ssh: Process, stdin: bytes, out: Sink, err: _Told) -> int:
+    assert ssh.stdout is not None and ssh.stderr is not None  # noqa: S101, PT018  # they are pipes
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_feed(ssh, stdin))
+        group.create_task(_drain(ssh.stdout, out))
+        group.create_task(_drain(ssh.stderr, err))
+    err.finish()
+    return await ssh.wait()
+
+
+async def _feed(ssh: Process, stdin: bytes) -> None:
+    if ssh.stdin is None:
+        return
+    with suppress(BrokenPipeError, ConnectionResetError):  # a command need not read what it is given
+        ssh.stdin.write(stdin)
+        await ssh.stdin.drain()
+    ssh.stdin.close()
+
+
+async def _drain(stream: asyncio.StreamReader, sink: Sink | _Told) -> None:
+    while data := await stream.read(_CHUNK):
+        sink.put(data)
+
+
+async def _abandon(ssh: Process, login: Login, pid: int) -> None:
+    """End ssh, and in a moment, if that can be, the command that nobody waits for."""
+    with suppress(ProcessLookupError):
+        ssh.kill()
+    # The pipes are read to their end: a transport that is left with data keeps itself from being closed.
+    for stream in (ssh.stdout, ssh.stderr):
+        if stream is not None:
+            with suppress(RuntimeError):
+                while await stream.read(_CHUNK):
+                    pass
+    await ssh.wait()
+    if pid:
+        await end_command(login, pid)
+
+
+async def end_command(login: Login, pid: int) -> None:
+    """End a command that `run_ssh` started, with all its processes, as far as that can be done in a moment."""
+    words = shlex.join(["sh", "-c", _END, "kvmctl", str(pid)])
+    with suppress(KvmctlError, TimeoutError):
+        async with asyncio.timeout(GOODBYE):
+            killer = await asyncio.create_subprocess_exec(
+                *ssh_command(login, [words], batch=True), stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
+            )
+            try:
+                await killer.wait()
+            finally:
+                with suppress(ProcessLookupError):
+                    killer.kill()
+                await killer.wait()
