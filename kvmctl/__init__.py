@@ -64,6 +64,11 @@ if TYPE_CHECKING:
     from kvmctl.plan.shell import readable as readable
     from kvmctl.plan.shell import shell_script as shell_script
     from kvmctl.runtime.attach import attach as attach
+    from kvmctl.runtime.bootmarks import Boot as Boot
+    from kvmctl.runtime.bootmarks import BootProfile as BootProfile
+    from kvmctl.runtime.bootmarks import Stage as Stage
+    from kvmctl.runtime.bootmarks import percentile as percentile
+    from kvmctl.runtime.bootprofile import profile_boot as profile_boot
     from kvmctl.runtime.console import Console as Console
     from kvmctl.runtime.console import open_console as open_console
     from kvmctl.runtime.describe import Description as Description
@@ -169,6 +174,11 @@ _HOME = {
     "readable": "kvmctl.plan.shell",
     "shell_script": "kvmctl.plan.shell",
     "attach": "kvmctl.runtime.attach",
+    "Boot": "kvmctl.runtime.bootmarks",
+    "BootProfile": "kvmctl.runtime.bootmarks",
+    "Stage": "kvmctl.runtime.bootmarks",
+    "percentile": "kvmctl.runtime.bootmarks",
+    "profile_boot": "kvmctl.runtime.bootprofile",
     "Console": "kvmctl.runtime.console",
     "open_console": "kvmctl.runtime.console",
     "Description": "kvmctl.runtime.describe",

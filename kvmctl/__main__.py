@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvmctl.cli.main import main
+from kvmctl.cli.entry import main
 
 if __name__ == "__main__":
     main()

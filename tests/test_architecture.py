@@ -44,6 +44,7 @@ THIRD_PARTY_HOMES = {
 }
 LAZY = {
     "kvmctl/__init__.py",
+    "kvmctl/cli/entry.py",
     "kvmctl/cli/main.py",
     "kvmctl/cli/session.py",
     "kvmctl/runtime/deferred.py",

@@ -10,7 +10,7 @@ import typer
 
 import kvmctl
 from kvmctl.cli import output
-from kvmctl.cli.start import start_detached
+from kvmctl.cli.starting import start_detached
 
 _SIZE: Final = re.compile(r"[\d.]+\s*[A-Za-z]*")
 

@@ -1,4 +1,4 @@
-"""``kvmctl``: finds the verb, runs it, and turns errors into words and exit codes.
+"""``kvmctl`` by way of typer: finds the verb and runs it.
 
 The verbs are in ``kvmctl.cli.verbs``. The overview and completion are made from that table alone; only the verb that is
 run is imported, and never rich, which typer would use for help and errors and which takes longer to import than typer.
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Protocol
 
 import typer
 import typer.main
@@ -21,10 +20,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from kvmctl import KvmctlError, __version__
 from kvmctl.cli import output
+from kvmctl.cli.ending import ending_well
+from kvmctl.cli.entry import COMPLETE_VAR
 from kvmctl.cli.verbs import GROUPS, VERBS, Verb
-
-COMPLETE_VAR: Final = "_KVMCTL_COMPLETE"
-"""The environment variable by which a shell's completion script asks for completions."""
 
 
 class _HelpFormatter(Protocol):
@@ -114,16 +112,8 @@ def cli() -> TyperGroup:
 
 
 def main() -> None:
-    """Run this process's command line and exit with its status. The console script."""
-    output.prepare()
+    """Run this process's command line and exit with its status."""
     if COMPLETE_VAR in os.environ:
         completion_init()
-    try:
+    with ending_well():
         cli().main(prog_name="kvmctl", complete_var=COMPLETE_VAR)
-    except KvmctlError as error:
-        if os.environ.get("KVMCTL_DEBUG"):
-            raise
-        output.fail(error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)

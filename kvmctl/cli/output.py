@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
-from pathlib import PurePath
 from typing import BinaryIO, Final, Literal, NoReturn, TextIO, TypeAlias
 
 from kvmctl import KvmctlError
@@ -181,8 +180,8 @@ def _plain(value: object) -> object:
             return dict(value)
         case frozenset() | set():
             return sorted(value)
-        case PurePath():
-            return str(value)
+        case os.PathLike():
+            return os.fspath(value)
         case _ if is_dataclass(value):
             return {item.name: getattr(value, item.name) for item in fields(value)}
         case _:

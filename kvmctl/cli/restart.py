@@ -9,7 +9,7 @@ import typer
 from kvmctl import attach, find_machine, prepare
 from kvmctl.cli.arguments import Name
 from kvmctl.cli.session import run
-from kvmctl.cli.start import start_detached
+from kvmctl.cli.starting import start_detached
 from kvmctl.cli.stop import say_stopped, stop_gracefully
 
 

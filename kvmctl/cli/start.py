@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-import kvmctl
-from kvmctl.cli import output
 from kvmctl.cli.arguments import Spec
+from kvmctl.cli.starting import start_detached
 from kvmctl.cli.wait import parse, wait_until
 
 
@@ -39,12 +38,3 @@ def start(
     started = start_detached(machine, name=name)
     if conditions:
         wait_until(started, conditions, timeout=timeout, is_told=False)
-
-
-def start_detached(machine: str, *, name: str | None) -> str:
-    """Start `machine`, print what is worth warning of, and its name, which is returned."""
-    started = kvmctl.start_detached(machine, name=name)
-    for warning in started.warnings:
-        output.warn(f"{started.name}: {warning}")
-    output.emit(started.name)
-    return started.name

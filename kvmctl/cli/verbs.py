@@ -51,6 +51,7 @@ GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
         Verb("show", "show", "show", "Show all that is known of a machine"),
         Verb("logs", "logs", "logs", "Print what a machine's console has said"),
         Verb("events", "events", "events", "Print what happened to a machine, or follow it"),
+        Verb("boot", "boot", "boot", "Boot copies of a machine, and say where the time went"),
         Verb("screenshot", "screenshot", "screenshot", "Save a picture of a machine's display"),
     ),
     "Inside": (

@@ -39,8 +39,9 @@ while :; do
     seen=$({ sh -c "$1" 2>&1 </dev/null; printf '\\n%s' "$?"; } | tail -c 500)
     code=${seen##*
 }
-    [ "$code" = 0 ] && { printf '%s\\n' "$seen" | sed '$d' | grep . | tail -n 1; exit 0; }
-    [ "$seen" = "$last" ] || { last=$seen; echo "exit code $code: $(printf '%s\\n' "$seen" | sed '$d' | grep . | tail -n 1)"; }
+    said=$(printf '%s\\n' "$seen" | sed '$d' | grep . | tail -n 1)
+    [ "$code" = 0 ] && { echo "$said"; exit 0; }
+    [ "$code $said" = "$last" ] || { last="$code $said"; echo "exit code $code${said:+: $said}"; }
     sleep 0.5
 done
 """

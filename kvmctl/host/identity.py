@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Final
 
 from kvmctl.errors import QemuNotFound
@@ -30,6 +29,7 @@ FIRMWARE_DIRECTORIES: Final = ("/usr/share/qemu/firmware", "/etc/qemu/firmware")
 
 _NODES: Final = ("/dev/kvm", "/dev/vhost-net", "/dev/vhost-vsock", "/dev/net/tun")
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
+_HUGEPAGES: Final = "/sys/kernel/mm/hugepages"
 _SCRIPT_LIMIT: Final = 64 << 10
 _MODULE_DIRECTORIES: Final = ("lib/qemu", "lib64/qemu", "lib/x86_64-linux-gnu/qemu")
 
@@ -42,11 +42,11 @@ def find_qemu(explicit: str | None = None, *, env: Mapping[str, str]) -> str:
     for asked, origin in ((explicit, "the spec"), (env.get("KVMCTL_QEMU"), "KVMCTL_QEMU")):
         if asked:
             if found := shutil.which(asked, path=env.get("PATH")):
-                return str(Path(found).absolute())
+                return os.path.abspath(found)
             raise QemuNotFound(f"there is no executable {asked!r}, which {origin} names as QEMU", hint=PACKAGES)
     for name in (BINARY, *ELSEWHERE):
         if found := shutil.which(name, path=env.get("PATH")):
-            return str(Path(found).absolute())
+            return os.path.abspath(found)
     raise QemuNotFound(f"QEMU was not found: no {BINARY} on PATH, no {' and no '.join(ELSEWHERE)}", hint=PACKAGES)
 
 
@@ -57,36 +57,36 @@ def identify(path: str, *, env: Mapping[str, str]) -> str | None:
     has no identity that could be trusted: None.
     """
     try:
-        programs = _find_programs(Path(path))
+        programs = _find_programs(path)
         stamps = [_stamp(file) for file in (*programs, *_find_module_directories(programs, env))]
     except OSError:
         return None
     return json.dumps(stamps) if programs else None
 
 
-def _find_programs(path: Path) -> list[Path]:
+def _find_programs(path: str) -> list[str]:
     """`path`, and what it runs if it is a script; empty if that can't be told."""
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         head = file.read(_SCRIPT_LIMIT)
     if not head.startswith(b"#!"):
         return [path]
     body = head.partition(b"\n")[2].decode(errors="replace")
-    named = [Path(word) for word in dict.fromkeys(re.findall(r"/[^\s'\"=:;]+", body))]
-    programs = [file for file in named if file.is_file() and os.access(file, os.X_OK)]
+    named = dict.fromkeys(re.findall(r"/[^\s'\"=:;]+", body))
+    programs = [file for file in named if os.path.isfile(file) and os.access(file, os.X_OK)]
     return [path, *programs] if programs else []
 
 
-def _find_module_directories(programs: list[Path], env: Mapping[str, str]) -> Iterator[Path]:
+def _find_module_directories(programs: list[str], env: Mapping[str, str]) -> Iterator[str]:
     """Where QEMU looks for modules: a package that adds one changes what it can do, and not the binary."""
     asked = env.get("QEMU_MODULE_DIR")
-    prefixes = dict.fromkeys(program.resolve().parent.parent for program in programs)
-    candidates = [prefix / directory for prefix in prefixes for directory in _MODULE_DIRECTORIES]
-    yield from (directory for directory in (*([Path(asked)] if asked else ()), *candidates) if directory.is_dir())
+    prefixes = dict.fromkeys(os.path.dirname(os.path.dirname(os.path.realpath(program))) for program in programs)
+    candidates = [os.path.join(prefix, directory) for prefix in prefixes for directory in _MODULE_DIRECTORIES]
+    yield from (directory for directory in (*([asked] if asked else ()), *candidates) if os.path.isdir(directory))
 
 
-def _stamp(path: Path) -> list[str | int]:
-    status = path.stat()
-    return [str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
+def _stamp(path: str) -> list[str | int]:
+    status = os.stat(path)
+    return [path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def firmware_directories(env: Mapping[str, str], *, of_all: tuple[str, ...] = FIRMWARE_DIRECTORIES) -> tuple[str, ...]:
@@ -98,17 +98,27 @@ def firmware_directories(env: Mapping[str, str], *, of_all: tuple[str, ...] = FI
 def identify_host(env: Mapping[str, str]) -> list[object]:
     """What changes whenever something does that decides how a machine is compiled, a KVM that comes and goes apart."""
     return [
-        Path(_BOOT_ID).read_text(encoding="ascii"),
+        _read(_BOOT_ID),
         [_stamp_node(node) for node in _NODES],
         [os.geteuid(), os.getegid(), sorted(os.getgroups())],
         [len(os.sched_getaffinity(0)), os.sysconf("SC_PHYS_PAGES")],
-        [
-            pool.read_text(encoding="ascii")
-            for pool in sorted(Path("/sys/kernel/mm/hugepages").glob("*/free_hugepages"))
-        ],
+        [_read(os.path.join(pool, "free_hugepages")) for pool in _list(_HUGEPAGES)],
         shutil.which("setpriv"),
-        [_stamp(file) for place in firmware_directories(env) for file in sorted(Path(place).glob("*.json"))],
+        [_stamp(file) for place in firmware_directories(env) for file in _list(place) if file.endswith(".json")],
     ]
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()
+
+
+def _list(directory: str) -> list[str]:
+    """The paths of what is in `directory`, sorted; nothing where there is no such directory."""
+    try:
+        return sorted(os.path.join(directory, name) for name in os.listdir(directory))
+    except FileNotFoundError:
+        return []
 
 
 def _stamp_node(path: str) -> list[int] | None:

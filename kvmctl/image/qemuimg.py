@@ -24,6 +24,16 @@ def create(program: str, path: str, *, image_format: str, size: int) -> None:
     _run([program, "create", "-q", "-f", image_format, partial, str(size)], partial, path, verb="create")
 
 
+def create_overlay(program: str, path: str, *, backing: str, backing_format: str, size: int | None = None) -> None:
+    """Make a qcow2 overlay of `backing`, as large or of `size` bytes, 0600; it is at `path` whole or not at all.
+
+    Raises ImageError.
+    """
+    partial = f"{path}.{os.getpid()}.part"
+    argv = [program, "create", "-q", "-f", "qcow2", "-b", backing, "-F", backing_format, partial]
+    _run([*argv, *([] if size is None else [str(size)])], partial, path, verb="create")
+
+
 def convert(program: str, source: str, path: str, *, source_format: str, image_format: str) -> None:
     """Copy `source` to `path` in another format, 0600, whole or not at all. Raises ImageError."""
     partial = f"{path}.{os.getpid()}.part"

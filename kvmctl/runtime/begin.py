@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from signal import SIGKILL
 from socket import MSG_DONTWAIT, MSG_PEEK
 
-from kvmctl.errors import KvmctlError, LaunchFailed
+from kvmctl.errors import DeadlineExceeded, KvmctlError, LaunchFailed
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import files, history, preflight, specs, steps, store, verdict
+from kvmctl.runtime import deferred, files, history, preflight, specs, steps, store
 from kvmctl.runtime.spawn import Child, spawn
 from kvmctl.runtime.store import Claim
 
+START_SECONDS = 60.0
+"""How long QEMU may take from its start to its first instruction: it may have to touch a lot of memory first."""
 _REAP_SECONDS = 5.0
 _LOG_TAIL = 4096
 
@@ -40,13 +42,18 @@ class Beginning:
             self.claim.untether()
 
     def fail(self, cause: BaseException) -> BaseException:
-        """End QEMU, unmake everything, and return the error to raise: QEMU's own words where it died of itself."""
+        """End QEMU, unmake everything, and return the error to raise: QEMU's own words where it died of itself.
+
+        That the time was up is a TimeoutError to whoever counted it, and DeadlineExceeded to everybody else.
+        """
         status = self._end_child(is_dying=isinstance(cause, KvmctlError))
         log = files.read_tail(self.paths.qemu_log, limit=_LOG_TAIL)
         self.undo.close()
+        if isinstance(cause, TimeoutError):
+            return DeadlineExceeded(f"QEMU of {self.plan.name!r} did not come up within {START_SECONDS:g} s")
         if status is None or not isinstance(cause, KvmctlError):
             return cause
-        return verdict.explain(self.plan.name, source=self.plan.source, status=status, log=log)
+        return deferred.explain_exit(self.plan.name, source=self.plan.source, status=status, log=log)
 
     def _end_child(self, *, is_dying: bool) -> int | None:
         """QEMU's exit status if it ended by itself; None if it had to be killed."""

@@ -1,4 +1,5 @@
-"""Doors to modules whose libraries (pyroute2, psutil) are slow to import: paid for by who goes through."""
+"""Doors to modules that are seldom needed, or whose libraries (pyroute2, psutil) are slow to import: paid for by who
+goes through."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from kvmctl.plan.model import Tap, VhostNet
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from kvmctl.errors import KvmctlError, NotFound
     from kvmctl.image.holders import Holder
+    from kvmctl.plan.paths import Roots
     from kvmctl.runtime.neighbours import Neighbour
 
 
@@ -53,3 +56,15 @@ def find_neighbours(macs: Collection[str]) -> list[Neighbour]:
     """`kvmctl.runtime.neighbours.find_neighbours`."""
     found: list[Neighbour] = import_module("kvmctl.runtime.neighbours").find_neighbours(macs)
     return found
+
+
+def explain_exit(name: str, *, source: str, status: int | None, log: str) -> KvmctlError:
+    """`kvmctl.runtime.verdict.explain`."""
+    error: KvmctlError = import_module("kvmctl.runtime.verdict").explain(name, source=source, status=status, log=log)
+    return error
+
+
+def no_spec(reference: str, roots: Roots) -> NotFound:
+    """`kvmctl.runtime.listing.no_spec`."""
+    error: NotFound = import_module("kvmctl.runtime.listing").no_spec(reference, roots)
+    return error

@@ -1,7 +1,7 @@
 """Starting a machine that goes on without us, as quickly as a command can.
 
-The plan of an unchanged spec is taken from the cache, without pydantic; and asyncio and qemu.qmp, the other slow
-imports, are brought in while QEMU is already on its way up, which takes it about as long.
+The plan of an unchanged spec is taken from the cache, without pydantic; and QEMU is told to run without asyncio and
+qemu.qmp, the other slow imports.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 
 from kvmctl.errors import KvmctlError
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import listing, specs, store
-from kvmctl.runtime.begin import Beginning, begin
+from kvmctl.runtime import definitions, specs, store
+from kvmctl.runtime.begin import START_SECONDS, Beginning, begin
+from kvmctl.runtime.exchange import Exchange
 from kvmctl.runtime.logout import warn_of_logout
 from kvmctl.runtime.plan_cache import Entry
 
@@ -47,7 +48,7 @@ def start_detached(reference: str, *, name: str | None = None, roots: Roots | No
             entry.save(plan, qemu=machine.qemu)
     plan = warn_of_logout(plan, roots)
     paths = roots.machine(plan.name)
-    is_defined = listing.is_defined(plan.name, roots)
+    is_defined = definitions.is_defined(plan.name, roots)
     try:
         pid = _finish(begin(plan, paths, is_captive=False, is_defined=is_defined))
     except KvmctlError:
@@ -73,12 +74,18 @@ def _prepare(entry: Entry) -> Any:
 def _finish(beginning: Beginning) -> int:
     """Let the machine run; its process id."""
     try:
-        asyncio = import_module("asyncio")
-        let_go = import_module("kvmctl.runtime.handshake").let_go
+        qmp = Exchange(beginning.child.monitor, name=beginning.plan.name, seconds=START_SECONDS)
+        qmp.open()
+        for step in beginning.plan.before_run:
+            qmp.execute(step.execute, step.arguments)
+        beginning.child.widen_backlogs()
+        qmp.execute("cont")
     except BaseException as error:
-        raise beginning.fail(error) from error
-
-    asyncio.run(let_go(beginning))
+        cause = beginning.fail(error)
+        if cause is error:
+            raise
+        raise cause from error
+    beginning.succeed()
     with beginning.child.process as process:
         beginning.child.disown()
         return process.pid

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from kvmctl.errors import DeadlineExceeded
-from kvmctl.runtime.begin import Beginning
+from kvmctl.runtime.begin import START_SECONDS, Beginning
 from kvmctl.runtime.monitor import Monitor
-
-START_SECONDS = 60.0
-"""How long QEMU may take from its start to its first instruction: it may have to touch a lot of memory first."""
 
 
 async def let_go(beginning: Beginning) -> Monitor | None:
@@ -33,15 +29,9 @@ async def let_go(beginning: Beginning) -> Monitor | None:
             if monitor is not None:
                 await monitor.close()
         finally:
-            cause = beginning.fail(_timely(error, beginning.plan.name))
+            cause = beginning.fail(error)
         if cause is error:
             raise
         raise cause from error
     beginning.succeed()
     return monitor if beginning.claim.is_captive else None
-
-
-def _timely(error: BaseException, name: str) -> BaseException:
-    if isinstance(error, TimeoutError):
-        return DeadlineExceeded(f"QEMU of {name!r} did not come up within {START_SECONDS:g} s")
-    return error

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import listing, store
+from kvmctl.runtime import definitions, store
 from kvmctl.runtime import start as starting
 from kvmctl.runtime.logout import warn_of_logout
 from kvmctl.runtime.prepare import load_machine, name_of, prepare
@@ -47,5 +47,5 @@ async def start(
     roots = roots or store.find_roots()
     prepared = prepare(machine, name=name, roots=roots)
     plan = warn_of_logout(prepared.plan, roots)
-    is_defined = listing.is_defined(plan.name, roots)
+    is_defined = definitions.is_defined(plan.name, roots)
     return await starting.start_plan(plan, prepared.paths, is_defined=is_defined)

@@ -16,7 +16,8 @@ from typing import Any
 
 from kvmctl.errors import KvmctlError, NotFound
 from kvmctl.plan.paths import BUILTIN_SPECS, MachinePaths, Roots
-from kvmctl.runtime import files, history, journal, store
+from kvmctl.runtime import history, journal, store
+from kvmctl.runtime.definitions import defined_names, is_defined
 from kvmctl.runtime.events import Exit, State, derive
 
 
@@ -82,28 +83,6 @@ def inspect(roots: Roots, name: str, *, is_defined: bool) -> MachineInfo:
         return MachineInfo(name, State.BROKEN, is_defined, problem=summary)
 
 
-def is_defined(name: str, roots: Roots) -> bool:
-    """Whether machine `name` has a spec. Raises StateError where that can't be told, NotFound for what is no name."""
-    path = roots.spec(name)
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise files.cannot("read", path, error) from error
-    return True
-
-
-def defined_names(roots: Roots) -> set[str]:
-    """The names of the machines that have a spec. Raises StateError."""
-    try:
-        return {name.removesuffix(".toml") for name in os.listdir(roots.machines) if name.endswith(".toml")}
-    except FileNotFoundError:
-        return set()
-    except OSError as error:
-        raise files.cannot("read", roots.machines, error) from error
-
-
 def how_to_start(name: str, roots: Roots) -> str:
     """The command that starts machine `name`: by its spec, or again from the file that it was started from."""
     source = None
@@ -129,6 +108,16 @@ def has_console_log(paths: MachinePaths) -> bool:
         consoles = _read_plan(paths).get("consoles")
         return not isinstance(consoles, list) or bool(consoles and consoles[0].get("log"))
     return True
+
+
+def no_spec(name: str, roots: Roots) -> NotFound:
+    """The error for a machine that is to be started and has no spec."""
+    if os.path.exists(roots.machine(name).plan):
+        return NotFound(
+            f"machine {name!r} has no spec of its own",
+            hint=f"Start it: {how_to_start(name, roots)}",
+        )
+    return unknown(name, defined_names(roots) | set(BUILTIN_SPECS))
 
 
 def unknown(name: str, names: set[str]) -> NotFound:

@@ -1,8 +1,8 @@
 """Plans kept from the last start, so that starting an unchanged machine needs neither pydantic nor the compiler.
 
-A plan is what `compile_plan` makes of a spec, the host, a QEMU and the directories, and it is pure: as long as the
-digest of all of these is the same, so is the plan. kvmctl's own code counts among them. Whatever can't be told counts
-as changed.
+A plan is what `compile_plan` makes of a spec, the host, a QEMU and the directories, and it is pure: as long as all of
+these are the same, so is the plan. kvmctl's own code counts among them. Whatever can't be told counts as changed. They
+are kept and compared as they are: the library that makes digests takes longer to load.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 from kvmctl.errors import KvmctlError
 from kvmctl.host.identity import find_qemu, identify, identify_host
@@ -41,19 +41,19 @@ class Entry:
             with open(self._path, encoding="utf-8") as file:
                 record = json.load(file)
             plan = Plan.loads(record["plan"])
-            if record["digest"] == self._digest(plan.name, record["qemu"]):
+            if record["made_of"] == self._made_of(plan.name, record["qemu"]):
                 return plan
         return None
 
     def save(self, plan: Plan, *, qemu: str | None) -> None:
         """Keep `plan`, made with the QEMU that the spec asks for as `qemu`; failing that costs nothing but time."""
         with suppress(OSError, KvmctlError):
-            digest = self._digest(plan.name, qemu)
-            if digest is None:
+            made_of = self._made_of(plan.name, qemu)
+            if made_of is None:
                 return
             files.make_private_dir(self.roots.plan_cache)
             self._make_room()
-            record = {"digest": digest, "qemu": qemu, "plan": plan.dumps()}
+            record = {"made_of": made_of, "qemu": qemu, "plan": plan.dumps()}
             files.write_atomic(self._path, json.dumps(record).encode(), is_volatile=True)
 
     def discard(self) -> None:
@@ -63,29 +63,28 @@ class Entry:
 
     @property
     def _path(self) -> str:
-        key = sha256(f"{self.spec}\0{self.name or ''}".encode()).hexdigest()[:32]
-        return os.path.join(self.roots.plan_cache, f"{key}.json")
+        key = crc32(f"{self.spec}\0{self.name or ''}".encode())  # who shares one takes turns: see what it is made of
+        return os.path.join(self.roots.plan_cache, f"{key:08x}.json")
 
-    def _digest(self, name: str, qemu: str | None) -> str | None:
-        """The digest of all that the plan depends on; None where the QEMU has no identity to be trusted."""
+    def _made_of(self, name: str, qemu: str | None) -> list[Any] | None:
+        """All that the plan depends on, as JSON has it; None where the QEMU has no identity to be trusted."""
         binary = find_qemu(qemu, env=os.environ)
         identity = identify(binary, env=os.environ)
         if identity is None:
             return None
-        with open(self.spec, "rb") as file:
+        with open(self.spec, encoding="utf-8") as file:
             text = file.read()
-        parts = (
+        return [
             text,
             self.spec,
             name,
-            asdict(self.roots),
+            [getattr(self.roots, item) for item in self.roots.__slots__],
             specs.read_pin(self.roots.machine(name)),
             binary,
             identity,
             identify_host(os.environ),
             list(_code()),
-        )
-        return sha256(json.dumps(parts, default=_plain, sort_keys=True).encode()).hexdigest()
+        ]
 
     def _make_room(self) -> None:
         entries = sorted(os.scandir(self.roots.plan_cache), key=lambda entry: entry.stat().st_mtime)
@@ -93,16 +92,10 @@ class Entry:
             os.unlink(entry.path)
 
 
-def _code() -> Iterator[tuple[str, int, int]]:
+def _code() -> Iterator[list[str | int]]:
     """Name, size and time of every file of the code that decides."""
     for folder in _DECIDING:
         for entry in sorted(os.scandir(os.path.join(_PACKAGE, folder)), key=lambda entry: entry.name):
             if entry.name.endswith(".py"):
                 status = entry.stat()
-                yield entry.name, status.st_size, status.st_mtime_ns
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.hex()
-    raise TypeError(value)
+                yield [entry.name, status.st_size, status.st_mtime_ns]

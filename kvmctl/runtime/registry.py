@@ -11,7 +11,7 @@ import tomlkit
 
 from kvmctl.errors import AlreadyRunning, StateError
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import files, listing, store
+from kvmctl.runtime import definitions, files, listing, store
 from kvmctl.spec.load import absolute_text, format_of, parse, read_text
 
 
@@ -38,7 +38,7 @@ def write_spec(name: str, text: str, *, roots: Roots | None = None) -> Definitio
     roots = roots or store.find_roots()
     path = roots.spec(name)
     parse(text, source=path, base=roots.machines)
-    is_there = listing.is_defined(name, roots)
+    is_there = definitions.is_defined(name, roots)
     files.make_private_dir(roots.machines)
     files.write_atomic(path, text.encode())
     return Definition(name, path, replaced=is_there)
@@ -51,7 +51,7 @@ def read_spec(name: str, *, roots: Roots | None = None) -> str:
         with open(roots.spec(name), encoding="utf-8") as file:
             return file.read()
     except FileNotFoundError:
-        raise listing.unknown(name, listing.defined_names(roots)) from None
+        raise listing.unknown(name, definitions.defined_names(roots)) from None
     except OSError as error:
         raise files.cannot("read", roots.spec(name), error) from error
     except UnicodeDecodeError as error:
@@ -61,7 +61,7 @@ def read_spec(name: str, *, roots: Roots | None = None) -> str:
 def create(name: str, fields: Mapping[str, Any], *, roots: Roots | None = None) -> Definition:
     """Define machine `name` from `fields`, a spec as plain values. Raises SpecError, AlreadyRunning, StateError."""
     roots = roots or store.find_roots()
-    if listing.is_defined(name, roots):
+    if definitions.is_defined(name, roots):
         raise AlreadyRunning(f"machine {name!r} is defined already", hint=f"Change it: kvmctl edit {name}")
     text = tomlkit.dumps({"name": name, **fields})
     parse(text, source=name, base=roots.machines)  # its problems are those of the fields: there is no file yet

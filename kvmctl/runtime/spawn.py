@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class Child:
     monitor: socket.socket
     listeners: tuple[socket.socket, ...]
     """Our copies of the sockets that QEMU listens on."""
+    spawned: float
+    """When it was started, in seconds since the epoch."""
 
     def reap(self) -> int | None:
         """QEMU's exit status if it has ended (negative for a signal); collects the process."""
@@ -119,9 +122,10 @@ def spawn(plan: Plan, claim: Claim) -> Child:
             raise LaunchFailed(f"the plan of {plan.name!r} has no private monitor")
         stdin, feed = _journal_input(stack)
         reap_disowned()
+        spawned = time.time()
         popen = _exec(plan, paths, opened.numbers, stdin=stdin, inherited=(claim.lock, feed))
         process = _adopt(popen, claim)
-        return Child(popen, process, *opened.take_ours())
+        return Child(popen, process, *opened.take_ours(), spawned)
 
 
 def _adopt(popen: subprocess.Popen[bytes], claim: Claim) -> Process:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 
-from kvmctl.errors import NotFound
 from kvmctl.plan.paths import BUILTIN_SPECS, MachinePaths, Roots
-from kvmctl.runtime import files, listing, store
+from kvmctl.runtime import deferred, definitions, files, store
 
 
 def find_spec(reference: str, *, roots: Roots | None = None) -> str:
@@ -18,16 +17,11 @@ def find_spec(reference: str, *, roots: Roots | None = None) -> str:
     if is_path(reference):
         return os.path.abspath(reference)
     roots = roots or store.find_roots()
-    if listing.is_defined(reference, roots):
+    if definitions.is_defined(reference, roots):
         return roots.spec(reference)
     if reference in BUILTIN_SPECS:
         return BUILTIN_SPECS[reference]
-    if os.path.exists(roots.machine(reference).plan):
-        raise NotFound(
-            f"machine {reference!r} has no spec of its own",
-            hint=f"Start it: {listing.how_to_start(reference, roots)}",
-        )
-    raise listing.unknown(reference, listing.defined_names(roots) | set(BUILTIN_SPECS))
+    raise deferred.no_spec(reference, roots)
 
 
 def is_path(reference: str) -> bool:

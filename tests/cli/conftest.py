@@ -63,7 +63,7 @@ class Kvmctl:
         """What is in memory at the end of a successful ``kvmctl``."""
         source = (
             "import sys, atexit; atexit.register(lambda: print('\\n', *sys.modules, file=sys.stderr)); "
-            "from kvmctl.cli.main import main; main()"
+            "from kvmctl.cli.entry import main; main()"
         )
         done = subprocess.run(
             [sys.executable, "-c", source, *words],

@@ -221,6 +221,15 @@ def test_what_is_asked_often_imports_little(web: Kvmctl) -> None:
     assert not forced & {"asyncio", "pydantic", "pydantic_core", "psutil", "pyroute2", "qemu.qmp", "rich"}
 
 
+def test_an_unchanged_machine_is_started_with_next_to_nothing(kvmctl: Kvmctl) -> None:
+    kvmctl.ok("start", "tiny")
+    kvmctl.ok("kill", "tiny")
+    again = kvmctl.modules("start", "tiny")
+    kvmctl.ok("kill", "tiny")
+    assert "kvmctl.runtime.detached" in again
+    assert not again & {"asyncio", "hashlib", "pathlib", "pydantic", "pydantic_core", "psutil", "qemu.qmp", "typer"}
+
+
 def test_stop_and_console_know_nothing_of_specs(web: Kvmctl) -> None:
     web.ok("wait", "web", "--for", "console:^READY")
     assert "pydantic" not in web.modules("stop", "web")

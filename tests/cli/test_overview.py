@@ -37,7 +37,7 @@ def modules_after(*words: str) -> set[str]:
     """What is in memory when the command line is done."""
     source = (
         "import sys, atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
-        "from kvmctl.cli.main import main; main()"
+        "from kvmctl.cli.entry import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", source, *words],

@@ -68,7 +68,7 @@ def test_another_qemu_is_another_plan(entry: Entry, tmp_path: Path, monkeypatch:
     assert entry.load() is None
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"digest": 1, "qemu": null, "plan": "{}"}', "\0"])
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"made_of": 1, "qemu": null, "plan": "{}"}', "\0"])
 def test_a_broken_entry_is_no_entry(entry: Entry, content: str) -> None:
     (path,) = Path(entry.roots.plan_cache).iterdir()
     path.write_text(content)

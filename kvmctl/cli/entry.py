@@ -1,0 +1,27 @@
+"""The console script: typer reads the command line, but for that of a plain ``kvmctl start NAME``.
+
+typer takes as long to import as QEMU takes to come up, and there is nothing to read: who types only that, or starts
+machines by the dozen, need not wait for it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from importlib import import_module
+
+COMPLETE_VAR = "_KVMCTL_COMPLETE"
+"""The environment variable by which a shell's completion script asks for completions."""
+
+
+def main() -> None:
+    """Run this process's command line and exit with its status."""
+    try:
+        match sys.argv[1:]:
+            case ["start", machine] if not machine.startswith("-") and COMPLETE_VAR not in os.environ:
+                import_module("kvmctl.cli.starting").main(machine)
+            case _:
+                import_module("kvmctl.cli.main").main()
+    finally:
+        gc.freeze()  # or the interpreter, on its way out, would look through all modules for garbage
