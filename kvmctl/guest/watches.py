@@ -40,8 +40,11 @@ while :; do
     code=${seen##*
 }
     said=$(printf '%s\\n' "$seen" | sed '$d' | grep . | tail -n 1)
-    [ "$code" = 0 ] && { echo "$said"; exit 0; }
-    [ "$code $said" = "$last" ] || { last="$code $said"; echo "exit code $code${said:+: $said}"; }
+    [ "$code" = 0 ] && { printf '%s\\n' "$said"; exit 0; }
+    [ "$code $said" = "$last" ] || {
+        last="$code $said"
+        printf '%s\\n' "exit code $code${said:+: $said}"
+    }
     sleep 0.5
 done
 """
@@ -52,7 +55,7 @@ command -v systemctl >/dev/null || exit 127
 pipe=$(mktemp -u /tmp/kvmctl-XXXXXXXX) && mkfifo -m 600 "$pipe" && exec 3<>"$pipe" && rm "$pipe" || exit 1
 journalctl --quiet --follow --lines=0 --output=cat --unit="$1" >&3 2>/dev/null 3>&- &
 journal=$!
-while sleep 2; do echo; done >&3 3>&- &
+while sleep 1; do echo; done >&3 2>/dev/null 3>&- &
 trap 'kill $journal $! 2>/dev/null' EXIT
 trap 'exit 143' HUP INT TERM
 last=-
@@ -81,7 +84,7 @@ EOT
 done
 """
 """systemd speaks of a unit in its journal whenever it changes; those who may not read that, and units that are kept
-from it, are looked at every two seconds."""
+from it, are looked at every second."""
 
 _CLOUD_INIT: Final = """
 command -v cloud-init >/dev/null || exit 127

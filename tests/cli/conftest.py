@@ -23,14 +23,15 @@ Done = subprocess.CompletedProcess[str]
 class Kvmctl:
     """The command line, in the directory and the environment of one test."""
 
-    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(self, directory: Path, environment: dict[str, str], *, wrap: tuple[str, ...] = ()) -> None:
         self.directory = directory
         self.environment = environment
+        self._program = (*wrap, *PROGRAM)
 
     def __call__(self, *words: str, stdin: str = "", **environment: str) -> Done:
         """Run ``kvmctl`` with `words` to its end."""
         return subprocess.run(
-            [*PROGRAM, *words],
+            [*self._program, *words],
             env=self.environment | environment,
             cwd=self.directory,
             input=stdin,
@@ -49,7 +50,7 @@ class Kvmctl:
     def popen(self, *words: str, stdin: int = subprocess.PIPE, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
         """Start ``kvmctl`` and leave it running, in a session of its own."""
         return subprocess.Popen(
-            [*PROGRAM, *words],
+            [*self._program, *words],
             env=self.environment,
             cwd=self.directory,
             stdin=stdin,
