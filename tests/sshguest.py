@@ -31,8 +31,7 @@ mkdir -p /etc/dropbear
 exec dropbear -r /etc/dropbear/key
 """
 _INIT = """#!/bin/busybox sh
-# There is no /dev/null yet, where a shell would have a command in the background read from.
-(until busybox ip address | busybox grep -q 'inet 10'; do busybox sleep 0.1; done; exec /sbin/serve-ssh) </dev/console &
+(until busybox ip address | busybox grep -q 'inet 10'; do busybox sleep 0.1; done; exec /sbin/serve-ssh) &
 exec /init
 """
 
@@ -88,6 +87,7 @@ def build(directory: Path) -> SshGuest:
 def _archive(public: bytes, host_key: bytes) -> bytes:
     sources = Sources(Apt(IMAGES / "apt"))
     archive = Archive()
+    archive.add_character_device("dev/null", mode=0o666, number=(1, 3))  # a shell in the background reads from it
     archive.add_directory("root", mode=0o700)
     archive.add_directory("root/.ssh", mode=0o700)
     archive.add_file("root/.ssh/authorized_keys", public, mode=0o600)

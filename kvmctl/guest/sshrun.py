@@ -1,7 +1,8 @@
 """A command in the guest through ssh, as `kvmctl.guest.run` has it through the agent: streamed, with its exit code.
 
-The command is started by a shell that first tells its process id, so that it can be ended when nobody waits for it any
-more: a server does not end what it runs without a terminal when its client goes away.
+The command is started by a shell that first tells its process id and then waits to be told to go on. So a command that
+nobody waits for any more can be ended, or never begins: a server does not end what it runs without a terminal when its
+client goes away.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import secrets
 import shlex
 import shutil
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
@@ -20,7 +21,6 @@ from typing import Final, Self
 from kvmctl.errors import HostError, KvmctlError
 from kvmctl.guest.command import check_command
 from kvmctl.guest.run import ExecResult, OnOutput, Sink, check_env
-from kvmctl.guest.spool import GOODBYE
 from kvmctl.guest.ssh import Login, find_ssh_failure, ssh_command
 
 _CHUNK: Final = 65536
@@ -28,22 +28,26 @@ _NOISE_MAX: Final = 65536
 """Bytes that a login shell's own start-up may say before the command's shell is heard."""
 _SSH_FAILED: Final = 255
 
-_TELL = """
+_TELL: Final = """
 read -r _ _ _ _ group _ </proc/$$/stat 2>/dev/null || group=$$
 if [ "$group" != $$ ] && command -v setsid >/dev/null; then exec setsid sh -c "$@"; fi
 exec sh -c "$@"
 """
 """Makes the command's processes a group, by which all of them are ended. The server has done so, mostly."""
-_BECOME = """
+_BECOME: Final = """
 echo "$1 $$" >&2
+read -r _ || exit 125
 shift
 while [ "$1" != -- ]; do export "$1"; shift; done
 shift
 "$@"
 exit "$?"
 """
-"""Says the token and its process id, and runs the command; its own words last, so that a signal becomes a number."""
-_END = 'kill -TERM "-$1" 2>/dev/null || kill -TERM "$1"'
+"""Says the token and its process id, waits for the word, and runs the command. A shell reads a line from a pipe byte by
+byte, so the rest is the command's. There is a word of its own after the command, so that a signal becomes a number."""
+_GOODBYE: Final = 5.0
+"""Seconds for ending what nobody waits for: a login takes most of one in a guest without KVM."""
+_END: Final = 'kill -TERM "-$1" 2>/dev/null || kill -TERM "$1"'
 
 
 def find_ssh() -> str:
@@ -88,10 +92,11 @@ async def run_ssh(
     stdin: bytes = b"",
     on_stdout: OnOutput | None = None,
     on_stderr: OnOutput | None = None,
+    is_lost: Callable[[], bool] = bool,
 ) -> ExecResult:
     """Run a command in the guest until it ends, with the guest's PATH of a login over ssh.
 
-    Whoever stops waiting, by cancelling, ends the command too. A command that a signal ended is one that exits with 128
+    Whoever stops waiting, by cancelling, ends the command too, unless the guest `is_lost` by then. A command that a signal ended is one that exits with 128
     and the signal's number. Raises HostError, Unreachable, AgentError for what is no command.
     """
     check_command(argv)
@@ -102,11 +107,13 @@ async def run_ssh(
     words = shlex.join(["sh", "-c", _TELL, "sh", _BECOME, "kvmctl", told.token, *_exports(env or {}), "--", *argv])
     with SshLog() as log:
         command = ssh_command(login, [words], batch=True, log=log.path)
-        ssh = await asyncio.create_subprocess_exec(*command, stdin=PIPE if stdin else DEVNULL, stdout=PIPE, stderr=PIPE)
+        ssh = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE)
         try:
             status = await _attend(ssh, stdin, sinks[0], told)
         except BaseException:
-            await _abandon(ssh, login, told.pid)
+            await _abandon(ssh)
+            if told.pid and not is_lost():
+                await _end_command(login, told.pid)
             raise
         failure = find_ssh_failure(login, log.read()) if status == _SSH_FAILED else None
     if failure is not None:
@@ -125,6 +132,7 @@ class _Told:
     def __init__(self, sink: Sink) -> None:
         self.token = f"kvmctl-{secrets.token_hex(16)}"
         self.pid = 0
+        self.has_come = asyncio.Event()
         self._sink = sink
         self._held: bytearray | None = bytearray()
 
@@ -148,6 +156,7 @@ class _Told:
 
     def _release(self, data: bytes) -> None:
         self._held = None
+        self.has_come.set()
         if data:
             self._sink.put(data)
 
@@ -155,18 +164,17 @@ class _Told:
 async def _attend(ssh: Process, stdin: bytes, out: Sink, err: _Told) -> int:
     assert ssh.stdout is not None and ssh.stderr is not None  # noqa: S101, PT018  # they are pipes
     async with asyncio.TaskGroup() as group:
-        group.create_task(_feed(ssh, stdin))
+        group.create_task(_feed(ssh, stdin, err))
         group.create_task(_drain(ssh.stdout, out))
         group.create_task(_drain(ssh.stderr, err))
-    err.finish()
     return await ssh.wait()
 
 
-async def _feed(ssh: Process, stdin: bytes) -> None:
-    if ssh.stdin is None:
-        return
+async def _feed(ssh: Process, stdin: bytes, told: _Told) -> None:
+    assert ssh.stdin is not None  # noqa: S101  # it is a pipe
+    await told.has_come.wait()
     with suppress(BrokenPipeError, ConnectionResetError):  # a command need not read what it is given
-        ssh.stdin.write(stdin)
+        ssh.stdin.write(b"\n" + stdin)
         await ssh.stdin.drain()
     ssh.stdin.close()
 
@@ -174,28 +182,25 @@ async def _feed(ssh: Process, stdin: bytes) -> None:
 async def _drain(stream: asyncio.StreamReader, sink: Sink | _Told) -> None:
     while data := await stream.read(_CHUNK):
         sink.put(data)
+    if isinstance(sink, _Told):
+        sink.finish()
 
 
-async def _abandon(ssh: Process, login: Login, pid: int) -> None:
-    """End ssh, and in a moment, if that can be, the command that nobody waits for."""
+async def _abandon(ssh: Process) -> None:
     with suppress(ProcessLookupError):
         ssh.kill()
-    # The pipes are read to their end: a transport that is left with data keeps itself from being closed.
     for stream in (ssh.stdout, ssh.stderr):
-        if stream is not None:
-            with suppress(RuntimeError):
-                while await stream.read(_CHUNK):
-                    pass
+        # To the end, whatever there is: a transport that is left with data keeps itself from being closed.
+        while stream is not None and await stream.read(_CHUNK):
+            pass
     await ssh.wait()
-    if pid:
-        await end_command(login, pid)
 
 
-async def end_command(login: Login, pid: int) -> None:
+async def _end_command(login: Login, pid: int) -> None:
     """End a command that `run_ssh` started, with all its processes, as far as that can be done in a moment."""
     words = shlex.join(["sh", "-c", _END, "kvmctl", str(pid)])
     with suppress(KvmctlError, TimeoutError):
-        async with asyncio.timeout(GOODBYE):
+        async with asyncio.timeout(_GOODBYE):
             killer = await asyncio.create_subprocess_exec(
                 *ssh_command(login, [words], batch=True), stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
             )

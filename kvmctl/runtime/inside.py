@@ -42,10 +42,10 @@ async def run_inside(
         on_way(chosen)
     if chosen == "agent":
         return await vm.exec(argv, env=env, stdin=stdin, on_stdout=on_stdout, on_stderr=on_stderr)
-    login = await find_login(vm)
-    command = run_ssh(login, argv, env=env, stdin=stdin, on_stdout=on_stdout, on_stderr=on_stderr)
+    login, reset = await find_login(vm), asyncio.Event()
+    command = run_ssh(login, argv, env=env, stdin=stdin, on_stdout=on_stdout, on_stderr=on_stderr, is_lost=reset.is_set)
     try:
-        _, result = await first_of(command, _interruption(vm))
+        _, result = await first_of(command, _interruption(vm, reset))
     except Unreachable as error:
         if not isinstance(error, GuestReset) and await vm.ended_within(ASK_SECONDS):
             raise NotRunning(f"machine {vm.name!r} has ended", detail=error.summary) from error
@@ -57,9 +57,10 @@ class GuestReset(Unreachable):
     """The guest was reset, and what ran in it is no more."""
 
 
-async def _interruption(vm: Vm) -> ExecResult:
+async def _interruption(vm: Vm, reset: asyncio.Event) -> ExecResult:
     """Wait for a reset of the guest, after which packets for what ran in it would be sent in vain for long."""
     await vm.wait_for_event("RESET")
+    reset.set()
     raise GuestReset(f"the guest of {vm.name!r} was reset, and with it went what ran in it")
 
 
