@@ -96,8 +96,9 @@ async def run_ssh(
 ) -> ExecResult:
     """Run a command in the guest until it ends, with the guest's PATH of a login over ssh.
 
-    Whoever stops waiting, by cancelling, ends the command too, unless the guest `is_lost` by then. A command that a signal ended is one that exits with 128
-    and the signal's number. Raises HostError, Unreachable, AgentError for what is no command.
+    Whoever stops waiting, by cancelling, ends the command too, unless the guest `is_lost` by then. A command that a
+    signal ended is one that exits with 128 and the signal's number. Raises HostError, Unreachable, and AgentError for
+    what is no command.
     """
     check_command(argv)
     check_env(env or {})

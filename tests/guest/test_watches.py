@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -196,10 +197,47 @@ def test_a_guest_that_has_not_what_it_takes_says_so(shell: list[str], tmp_path: 
             assert end(watch) == (watches.MISSING, "")
 
 
-@pytest.mark.parametrize(("status", "code"), [(0, 0), (2, 0), (1, watches.FAILED)])
-def test_cloud_init_is_believed(shell: list[str], tmp_path: Path, status: int, code: int) -> None:
-    program = tmp_path / "cloud-init"
-    program.write_text(f'#!/bin/sh\n[ "$2" = --long ] && echo "status: some" && exit\nexit {status}\n')
-    program.chmod(0o755)
-    with waiting(shell, watches.watch_cloud_init(), PATH=f"{tmp_path}:{os.environ['PATH']}") as watch:
-        assert end(watch) == (code, "status: some\n")
+class CloudInit:
+    """A cloud-init of which a test says how far it is."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        program = directory / "cloud-init"
+        program.write_text('#!/bin/sh\necho "status: error"; echo "detail: no such package"\n')
+        program.chmod(0o755)
+        self.environment = {"PATH": f"{directory}:{os.environ['PATH']}"}
+        self.argv = [*watches.watch_cloud_init()[:-1], str(directory)]
+
+    def write(self, name: str, document: object) -> None:
+        fresh = self._directory / "new"
+        fresh.write_text(json.dumps(document, indent=1))
+        fresh.rename(self._directory / name)
+
+
+@pytest.fixture
+def cloud_init(tmp_path: Path) -> CloudInit:
+    return CloudInit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("errors", "code", "said"),
+    [
+        ([], 0, "status: done\n"),
+        (["no such package"], watches.FAILED, "status: error\ndetail: no such package\n"),
+    ],
+)
+def test_cloud_init_is_waited_for_to_its_end(
+    shell: list[str], cloud_init: CloudInit, errors: list[str], code: int, said: str
+) -> None:
+    with waiting(shell, cloud_init.argv, **cloud_init.environment) as watch:
+        assert line(watch) == "in stage none"
+        cloud_init.write("status.json", {"v1": {"init": {"errors": []}, "stage": "modules-final"}})
+        assert line(watch) == "in stage modules-final"
+        cloud_init.write("result.json", {"v1": {"datasource": "DataSourceNoCloud", "errors": errors}})
+        assert end(watch) == (code, said)
+
+
+def test_a_cloud_init_that_was_switched_off_has_nothing_to_do(shell: list[str], cloud_init: CloudInit) -> None:
+    cloud_init.write("disabled", None)
+    with waiting(shell, cloud_init.argv, **cloud_init.environment) as watch:
+        assert end(watch) == (0, "status: disabled\n")
