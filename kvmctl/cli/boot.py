@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Final
 
 import typer
@@ -65,14 +66,19 @@ def _quantiles(values: list[float]) -> list[str]:
 
 def _record(found: BootProfile) -> dict[str, object]:
     def summary(percent: int) -> dict[str, float]:
-        stages = {stage.value: percentile(found.seconds(stage), percent) for stage in Stage if found.seconds(stage)}
-        return {**stages, "total": percentile(found.totals, percent)}
+        stages = {stage: percentile(found.seconds(stage), percent) for stage in Stage if found.seconds(stage)}
+        return _rounded(stages, percentile(found.totals, percent))
 
     return {
         "machine": found.machine,
         "accel": found.accel,
         "qemu_version": found.qemu_version,
-        "boots": [{**boot.stages, "total": boot.total} for boot in found.boots],
+        "boots": [_rounded(boot.stages, boot.total) for boot in found.boots],
         "p50": summary(50),
         "p95": summary(95),
     }
+
+
+def _rounded(stages: Mapping[Stage, float], total: float) -> dict[str, float]:
+    """By name, and to the microsecond, which is as exact as QEMU's events."""
+    return {**{stage.value: round(seconds, 6) for stage, seconds in stages.items()}, "total": round(total, 6)}

@@ -26,7 +26,9 @@ def wait(
         float | None, typer.Option("--timeout", "-t", min=0, metavar="SECONDS", help="Exit with 10 after that.")
     ] = None,
 ) -> None:
-    """Wait until a machine has come to a state, or to several.
+    """Wait until a machine has come to a state.
+
+    To one of these, or with several --for to each:
 
     \b
     running          it runs; also of a machine that nobody has started yet

@@ -60,9 +60,9 @@ def host_alias(machine: str) -> str:
 
 
 def ssh_command(
-    login: Login, command: Sequence[str] = (), *, terminal: bool = False, batch: bool = False, log: str | None = None
+    login: Login, command: Sequence[str], *, terminal: bool = False, batch: bool = False, log: str | None = None
 ) -> list[str]:
-    """The command line of ssh that logs in, and runs `command`, as ssh takes it: its words joined, for a shell.
+    """The command line of ssh that logs in, and runs `command` if it has any words: ssh joins them, for a shell.
 
     `terminal` asks for one in the guest though a command is given; `batch` is for when nobody is there to be asked.
     `log` is a file for what ssh says, in `LOGGED`'s detail.

@@ -70,7 +70,7 @@ def test_ssh_understands_the_command_line_as_it_is_meant() -> None:
 
 
 def test_a_host_key_that_is_not_known_beforehand_is_kept_when_first_seen() -> None:
-    assert settings(ssh_command(LOGIN))["stricthostkeychecking"] == "accept-new"
+    assert settings(ssh_command(LOGIN, []))["stricthostkeychecking"] == "accept-new"
 
 
 def test_what_the_user_has_for_every_host_does_not_lead_elsewhere(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_paths_with_any_characters_reach_ssh_whole(tmp_path: Path, word: str) ->
     login = replace(LOGIN, known_hosts=f"/keys/{word}/known_hosts", key=f"/keys/{word}/id")
     config = tmp_path / "config"
     config.write_text(ssh_configuration(login))
-    for found in (settings(ssh_command(login)), settings(["ssh", "-F", str(config), "kvmctl-web"])):
+    for found in (settings(ssh_command(login, [])), settings(["ssh", "-F", str(config), "kvmctl-web"])):
         assert found["userknownhostsfile"].replace("%%", "%") == login.known_hosts
         assert found["identityfile"].replace("%%", "%") == login.key
 
@@ -100,14 +100,14 @@ def test_the_configuration_says_the_same_as_the_command_line(tmp_path: Path) -> 
     config = tmp_path / "config"
     config.write_text(ssh_configuration(OURS))
     ours = settings(["ssh", "-F", str(config), "kvmctl-web"])
-    theirs = settings(["ssh", "-F", "none", *ssh_command(OURS)[1:]])
+    theirs = settings(["ssh", "-F", "none", *ssh_command(OURS, [])[1:]])
     assert ours == theirs
 
 
 def test_the_words_of_a_command_are_the_last_of_the_line() -> None:
     assert ssh_command(LOGIN, ["ls", "-l"])[-4:] == ["--", "kvmctl-web", "ls", "-l"]
     assert ssh_command(LOGIN, ["top"], terminal=True)[-4:] == ["-t", "--", "kvmctl-web", "top"]
-    assert ssh_command(LOGIN, log="/proc/1/fd/3")[-8:-4] == ["-E", "/proc/1/fd/3", "-o", "LogLevel=DEBUG1"]
+    assert ssh_command(LOGIN, [], log="/proc/1/fd/3")[-8:-4] == ["-E", "/proc/1/fd/3", "-o", "LogLevel=DEBUG1"]
 
 
 @pytest.mark.parametrize("login", [OURS, LOGIN, replace(LOGIN, host="fe80::1%br0", port=22)])
