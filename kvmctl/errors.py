@@ -5,6 +5,7 @@
     KvmctlError                      exit code
     ├── SpecError                     3   the machine spec is wrong: every problem at once
     ├── NotFound                      4   no machine, file or medium of that name
+    │   └── ImageMissing                  … nor image in the store
     ├── NotRunning                    5   the machine is not running
     ├── AlreadyRunning                6   it is, and somebody else started it
     ├── Busy                          7   a resource with one user at a time is taken
@@ -15,7 +16,8 @@
     ├── HostError                     8   this host can't: no KVM, no QEMU, too old, missing helper
     │   ├── QemuNotFound
     │   ├── QemuTooOld
-    │   └── KvmUnavailable
+    │   ├── KvmUnavailable
+    │   └── AptError                      … the distribution's packages can't be had
     ├── LaunchFailed                  9   QEMU was started and did not come up
     ├── DeadlineExceeded             10   no answer within the time given
     ├── QmpError                     11   QEMU refused a command
@@ -25,7 +27,9 @@
     ├── StateError                   14   files of kvmctl's own can't be read or written
     ├── Unreachable                  15   there is no way into the guest, or it lets nobody in
     │   └── HostKeyChanged                … what answers is not the guest that was there before
-    └── WaitFailed                   16   what was waited for has failed, and won't come by waiting
+    ├── WaitFailed                   16   what was waited for has failed, and won't come by waiting
+    └── DownloadError                18   an image can't be downloaded
+        └── DigestMismatch                … or is not the one that its publisher has
 
 A summary says what happened with the values quoted, the detail is the evidence (QEMU's own words), the hint is what
 to do next. Only ``kvmctl.cli`` prints these or turns them into an exit status. Imports nothing.
@@ -100,6 +104,17 @@ class NotFound(KvmctlError):
     exit_code = 4
 
 
+class ImageMissing(NotFound):
+    """The store has no image of that name. `image` is the name, `is_known` whether the catalogue knows it."""
+
+    def __init__(
+        self, summary: str, *, detail: str = "", hint: str = "", image: str = "", is_known: bool = False
+    ) -> None:
+        super().__init__(summary, detail=detail, hint=hint)
+        self.image = image
+        self.is_known = is_known
+
+
 class NotRunning(KvmctlError):
     """The machine is not running."""
 
@@ -154,6 +169,10 @@ class QemuTooOld(HostError):
 
 class KvmUnavailable(HostError):
     """``accel = "kvm"`` was asked for and KVM can't be used."""
+
+
+class AptError(HostError):
+    """A package of the distribution can't be had: there is no apt, no such package, or no way to its mirror."""
 
 
 class LaunchFailed(KvmctlError):
@@ -218,3 +237,13 @@ class WaitFailed(KvmctlError):
     """What was waited for has failed: waiting longer would not bring it."""
 
     exit_code = 16
+
+
+class DownloadError(KvmctlError):
+    """An image can't be downloaded, or is not the one that its publisher has."""
+
+    exit_code = 18
+
+
+class DigestMismatch(DownloadError):
+    """What was downloaded is not what the publisher's checksum is of; nothing of it was kept."""

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from kvmctl.errors import AptError
+from kvmctl.image.initramfs.cpio import Archive
+from kvmctl.image.initramfs.elf import needed_libraries
+from kvmctl.image.packages.apt import Apt
+from kvmctl.image.packages.sources import Sources
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from guestbuild.apt import Apt, AptError  # noqa: E402
-from guestbuild.cpio import Archive  # noqa: E402
-from guestbuild.elf import needed_libraries  # noqa: E402
-from guestbuild.rootfs import Sources, find_libraries  # noqa: E402
+from guestbuild.rootfs import find_libraries  # noqa: E402
 
 IMAGES = ROOT / "machines/images/small-linux"
 SERVER = "dropbear-bin"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Annotated, Any, Protocol
@@ -32,13 +32,25 @@ class _HelpFormatter(Protocol):
     def write_dl(self, rows: Sequence[tuple[str, str]]) -> None: ...
 
 
-class VerbGroup(TyperGroup):
-    """The verbs as empty commands, good for help and completion; the one that is asked for is loaded."""
+class LazyGroup(TyperGroup):
+    """Verbs as empty commands, good for help and completion; the one that is asked for is loaded."""
+
+    verbs: Mapping[str, Verb]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The loaded command that `args` begin with. Raises typer's usage error for a word that is no verb."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command and load_command(VERBS[str(name)]), rest
+        return name, command and load_command(self.verbs[str(name)]), rest
+
+    def take(self, verbs: Iterable[Verb]) -> None:
+        """Be the group of `verbs`."""
+        self.verbs = {verb.name: verb for verb in verbs}
+        for verb in self.verbs.values():
+            self.add_command(TyperCommand(verb.name, help=verb.help, rich_markup_mode=None))
+
+
+class VerbGroup(LazyGroup):
+    """All verbs, under their headings."""
 
     def format_commands(self, ctx: object, formatter: _HelpFormatter) -> None:  # noqa: ARG002  # typer's signature
         """Write the overview, verbs under their headings."""
@@ -60,14 +72,25 @@ def exit_codes() -> list[tuple[int, str]]:
     return [(0, "Done"), (1, "Another error"), (2, "The command line is wrong"), *own, (130, "Interrupted")]
 
 
-def load_command(verb: Verb) -> TyperCommand:
-    """The command of `verb`, its module imported."""
+def load_command(verb: Verb) -> TyperCommand | LazyGroup:
+    """The command of `verb`, its module imported; of a group the group, whose verbs are not."""
     function = getattr(import_module(f"kvmctl.cli.{verb.module}"), verb.attribute)
+    if verb.verbs:
+        return _group(verb, function)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(verb.name)(function)
     command = typer.main.get_command(app)
     assert isinstance(command, TyperCommand)  # noqa: S101  # what typer makes of a single function
     return command
+
+
+def _group(verb: Verb, function: Callable[[], None]) -> LazyGroup:
+    app = typer.Typer(name=verb.name, cls=LazyGroup, add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+    app.callback()(function)
+    group = typer.main.get_command(app)
+    assert isinstance(group, LazyGroup)  # noqa: S101  # cls above
+    group.take(verb.verbs)
+    return group
 
 
 def _print_version(value: bool) -> None:
@@ -106,8 +129,7 @@ def cli() -> TyperGroup:
     app.callback()(_root)
     group = typer.main.get_command(app)
     assert isinstance(group, VerbGroup)  # noqa: S101  # cls above
-    for verb in VERBS.values():
-        group.add_command(TyperCommand(verb.name, help=verb.help, rich_markup_mode=None))
+    group.take(VERBS.values())
     return group
 
 

@@ -11,15 +11,16 @@ from typing import Annotated, Final
 import typer
 
 from kvmctl import Exit, ExitReason, KvmctlError, Vm, launch, open_console, stop
-from kvmctl.cli import output, session, terminal
-from kvmctl.cli.arguments import Spec
+from kvmctl.cli import hostroot, output, session, terminal
+from kvmctl.cli.arguments import OptionalSpec
 from kvmctl.cli.exec import OUR_FAILURE, TIMED_OUT, stream
+from kvmctl.cli.pulling import pulling_what_is_missing
 
 _GOOD_ENDS: Final = {ExitReason.GUEST_SHUTDOWN, ExitReason.GUEST_RESET, ExitReason.HOST_QUIT}
 
 
 def run(
-    machine: Spec,
+    machine: OptionalSpec = None,
     command: Annotated[
         list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="Run this in it, then end it.")
     ] = None,
@@ -29,6 +30,20 @@ def run(
     timeout: Annotated[
         float | None, typer.Option("--timeout", "-t", min=0, metavar="SECONDS", help="End it after that.")
     ] = None,
+    host_root: hostroot.Flag = False,
+    root: hostroot.Root = None,
+    kernel: hostroot.Kernel = None,
+    modules: hostroot.Modules = None,
+    fetch: hostroot.Fetch = False,
+    append: hostroot.Append = "",
+    rw: hostroot.Writable = False,
+    rwdir: hostroot.Write = None,
+    cwd: hostroot.Directory = None,
+    user: hostroot.User = None,
+    env: hostroot.Env = None,
+    network: hostroot.Network = False,
+    memory: hostroot.Memory = None,
+    cpus: hostroot.Cpus = None,
 ) -> None:
     """Run a machine in the foreground, its console on this terminal.
 
@@ -39,13 +54,38 @@ def run(
     With a command, that is run through the guest agent once it answers, and its exit code becomes ours, as with
     kvmctl exec: 124 says that the time was up, 125 that it did not come to it.
 
+    An image's name stands for a machine of it: 2 CPUs, 1 GiB of memory, a network of its own and a disk that is an
+    overlay of the image, which is pulled first if it is not there. kvmctl argv NAME shows it.
+
+    With --host-root the machine is made of this host, and there is no spec: a kernel, and the host's root directory,
+    which the guest can't write whatever it does, or with --root another one. Without a command that is a shell. Its
+    streams are ours, byte for byte, its terminal is this one, and Ctrl-C and SIGTERM are the command's; a second one
+    ends the machine.
+
     \b
     kvmctl run tiny
+    kvmctl run debian-12
     kvmctl run machines/small-linux.toml -- uname -a
+    kvmctl run --host-root --kernel linux-image-cloud-amd64 -- uname -a
+    kvmctl run --host-root --kernel arch/x86/boot/bzImage --rwdir . -- make check
     """
+    options = hostroot.Options(
+        root, kernel, modules, fetch, append, rw, tuple(rwdir or ()), cwd, user, tuple(env or ()), network, memory, cpus
+    )
+    if host_root or root is not None:
+        if name is not None:
+            raise typer.BadParameter("a machine made of this host has no name to be given", param_hint="--name")
+        words = [*([machine] if machine is not None else ()), *(command or ())]
+        raise typer.Exit(hostroot.run(words, options, timeout=timeout))
+    if options != hostroot.Options():
+        raise typer.BadParameter("one of the options is for machines made of this host", param_hint="--host-root")
+    if machine is None:
+        raise typer.BadParameter("no machine is named", param_hint="MACHINE")
     if command:
         raise typer.Exit(_run_command(machine, command, name=name, timeout=timeout))
-    raise typer.Exit(session.run(_run(machine, name), timeout=timeout, doing=f"run {machine}"))
+    raise typer.Exit(
+        pulling_what_is_missing(lambda: session.run(_run(machine, name), timeout=timeout, doing=f"run {machine}"))
+    )
 
 
 async def _run(machine: str, name: str | None) -> int:
@@ -101,7 +141,9 @@ def _exit_code(vm: Vm, end: Exit) -> int:
 
 def _run_command(machine: str, command: list[str], *, name: str | None, timeout: float | None) -> int:
     try:
-        return session.run(_launch_and_run(machine, command, name), timeout=timeout, doing=f"run {command[0]!r}")
+        return pulling_what_is_missing(
+            lambda: session.run(_launch_and_run(machine, command, name), timeout=timeout, doing=f"run {command[0]!r}")
+        )
     except KvmctlError as error:
         output.fail(error)
         return TIMED_OUT if isinstance(error, session.TimeIsUp) else OUR_FAILURE

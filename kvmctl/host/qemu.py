@@ -58,15 +58,21 @@ _ARGUMENTS: Final = (
 
 
 def qemu_facts(path: str, *, cache: str | None, env: Mapping[str, str], remember: bool = True) -> QemuFacts:
+    """What the QEMU at `path` can do, and the firmwares that are installed now, whatever the binary.
+
+    Arguments and errors are those of `binary_facts`.
+    """
+    return replace(binary_facts(path, cache=cache, env=env, remember=remember), firmwares=load_firmwares(env))
+
+
+def binary_facts(path: str, *, cache: str | None, env: Mapping[str, str], remember: bool = True) -> QemuFacts:
     """What the QEMU at `path` can do, from the files in the directory `cache` if it is the binary they describe.
 
-    The firmwares are those installed now, whatever the binary. With `remember` false nothing is written. Raises
-    QemuNotFound, QemuTooOld and HostError.
+    With `remember` false nothing is written. Raises QemuNotFound, QemuTooOld and HostError.
     """
-    firmwares = load_firmwares(env)
     identity = identify(path, env=env) if cache is not None else None
     if cache is None or identity is None:
-        return replace(_derive(path, probe_qemu(path)), firmwares=firmwares)
+        return _derive(path, probe_qemu(path))
     entry = probe_cache.Entry(Path(cache), path, identity)
     facts = entry.load_facts()
     if facts is None:
@@ -74,7 +80,7 @@ def qemu_facts(path: str, *, cache: str | None, env: Mapping[str, str], remember
         facts = _derive(path, replies)
         if remember:
             entry.save(replies, facts)
-    return replace(facts, firmwares=firmwares)
+    return facts
 
 
 def probe_qemu(path: str, *, queries: Mapping[str, Question] = QUERIES) -> dict[str, Any]:

@@ -34,10 +34,16 @@ def create_overlay(program: str, path: str, *, backing: str, backing_format: str
     _run([*argv, *([] if size is None else [str(size)])], partial, path, verb="create")
 
 
-def convert(program: str, source: str, path: str, *, source_format: str, image_format: str) -> None:
-    """Copy `source` to `path` in another format, 0600, whole or not at all. Raises ImageError."""
+def convert(
+    program: str, source: str, path: str, *, source_format: str, image_format: str, compressed: bool = False
+) -> None:
+    """Copy `source` to `path` in another format, 0600, whole or not at all. Raises ImageError.
+
+    Compressed is by zstd, which only qcow2 can be.
+    """
     partial = f"{path}.{os.getpid()}.part"
-    argv = [program, "convert", "-q", "-f", source_format, "-O", image_format, source, partial]
+    options = ["-c", "-o", "compression_type=zstd"] if compressed else []
+    argv = [program, "convert", "-q", *options, "-f", source_format, "-O", image_format, source, partial]
     _run(argv, partial, path, verb="convert")
 
 

@@ -93,6 +93,8 @@ def jsonopt(flag: str, body: Mapping[str, Value], *, why: str) -> Option:
 def descriptor_names(value: Value) -> Iterator[str]:
     """The names of the descriptors in a value, however deep."""
     match value:
+        case str() | int() | None:  # most are, and to ask whether they are mappings takes its time
+            return
         case Fd(name):
             yield name
         case Fds(names):

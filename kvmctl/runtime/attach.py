@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from kvmctl.errors import StateError
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths, Roots
-from kvmctl.runtime import end, files
+from kvmctl.runtime import end, files, store
 from kvmctl.runtime.vm import Vm
 
 
@@ -23,11 +23,14 @@ def attach(name: str, *, roots: Roots | None = None) -> Vm:
 
 
 def read_plan(paths: MachinePaths) -> Plan:
-    """The plan that the machine's present or last run was started from. Raises StateError."""
+    """The plan that the machine's present or last run was started from. Raises StateError, and NotRunning where it is
+    about to be written."""
     try:
         with open(paths.plan, encoding="utf-8") as file:
             return Plan.loads(file.read())
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and store.is_tethered(paths):
+            raise end.being_started(paths) from error
         raise files.cannot("read", paths.plan, error) from error
     except ValueError as error:
         raise StateError(

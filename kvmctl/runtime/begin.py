@@ -6,12 +6,13 @@ next command.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from signal import SIGKILL
 from socket import MSG_DONTWAIT, MSG_PEEK
 
-from kvmctl.errors import DeadlineExceeded, KvmctlError, LaunchFailed
+from kvmctl.errors import DeadlineExceeded, KvmctlError
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime import deferred, files, history, preflight, specs, steps, store
@@ -41,6 +42,17 @@ class Beginning:
         if not self.claim.is_captive:
             self.claim.untether()
 
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Any error within fails the start."""
+        try:
+            yield
+        except BaseException as error:
+            cause = self.fail(error)
+            if cause is error:
+                raise
+            raise cause from error
+
     def fail(self, cause: BaseException) -> BaseException:
         """End QEMU, unmake everything, and return the error to raise: QEMU's own words where it died of itself.
 
@@ -48,12 +60,13 @@ class Beginning:
         """
         status = self._end_child(is_dying=isinstance(cause, KvmctlError))
         log = files.read_tail(self.paths.qemu_log, limit=_LOG_TAIL)
+        spoiler = deferred.explain_failure(self.plan, self.child.helpers) if self.child.helpers else None
         self.undo.close()
         if isinstance(cause, TimeoutError):
             return DeadlineExceeded(f"QEMU of {self.plan.name!r} did not come up within {START_SECONDS:g} s")
         if status is None or not isinstance(cause, KvmctlError):
             return cause
-        return deferred.explain_exit(self.plan.name, source=self.plan.source, status=status, log=log)
+        return spoiler or deferred.explain_exit(self.plan.name, source=self.plan.source, status=status, log=log)
 
     def _end_child(self, *, is_dying: bool) -> int | None:
         """QEMU's exit status if it ended by itself; None if it had to be killed."""
@@ -65,6 +78,7 @@ class Beginning:
         status = child.reap()
         child.process.close()
         child.close_sockets()
+        child.end_helpers()
         return status if died else None
 
 
@@ -78,13 +92,15 @@ def begin(plan: Plan, paths: MachinePaths, *, is_captive: bool, is_defined: bool
         undo.callback(claim.abandon)
         history.archive(paths)
         preflight.check(plan)
-        files.write_atomic(paths.plan, plan.dumps().encode(), is_volatile=True)
         if is_defined:
             specs.pin(paths, plan.machine_type, undo)
         steps.carry_out(plan, undo)
         child = spawn(plan, claim)
-        return Beginning(plan, paths, claim, child, undo.pop_all())
-    raise LaunchFailed(f"cannot start {plan.name!r}")  # unreachable: the block above returns or raises
+        beginning = Beginning(plan, paths, claim, child, undo.pop_all())
+    with beginning.undone_on_error():
+        # Not before: QEMU is busy coming up now, and nobody is told of the machine until it runs.
+        files.write_atomic(paths.plan, plan.dumps().encode(), is_volatile=True)
+    return beginning
 
 
 def _hung_up(child: Child) -> bool:

@@ -37,8 +37,8 @@ def start_detached(reference: str, *, name: str | None = None, roots: Roots | No
     """
     _refuse_within_loop()
     roots = roots or store.find_roots()
-    if name is None and not specs.is_path(reference):
-        name = reference
+    if name is None:
+        name = specs.find_name(reference)
     entry = Entry(roots, specs.find_spec(reference, roots=roots), name)
     plan = entry.load()
     if plan is None:
@@ -73,18 +73,13 @@ def _prepare(entry: Entry) -> Any:
 
 def _finish(beginning: Beginning) -> int:
     """Let the machine run; its process id."""
-    try:
+    with beginning.undone_on_error():
         qmp = Exchange(beginning.child.monitor, name=beginning.plan.name, seconds=START_SECONDS)
         qmp.open()
         for step in beginning.plan.before_run:
             qmp.execute(step.execute, step.arguments)
         beginning.child.widen_backlogs()
         qmp.execute("cont")
-    except BaseException as error:
-        cause = beginning.fail(error)
-        if cause is error:
-            raise
-        raise cause from error
     beginning.succeed()
     with beginning.child.process as process:
         beginning.child.disown()

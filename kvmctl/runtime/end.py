@@ -83,6 +83,7 @@ def force_stop(name: str, *, roots: Roots | None = None) -> StopResult:
             rung = Rung.KILL
             send_kill(process, journal, by="stop --force")
             check_killed(paths, process, has_ended=process.wait(KILL_SECONDS))
+        store.end_helpers(paths)
         return StopResult(name, rung, time.monotonic() - began, history.find_exit(paths, journal))
 
 
@@ -92,6 +93,7 @@ def kill(name: str, *, roots: Roots | None = None) -> StopResult:
         began = time.monotonic()
         send_kill(process, journal, by="kill")
         check_killed(paths, process, has_ended=process.wait(KILL_SECONDS))
+        store.end_helpers(paths)
         return StopResult(name, Rung.KILL, time.monotonic() - began, history.find_exit(paths, journal))
 
 
@@ -119,8 +121,13 @@ def _running(name: str, roots: Roots | None) -> Iterator[tuple[MachinePaths, Pro
 
 
 def _not_running(paths: MachinePaths, *, roots: Roots | None = None) -> NotRunning:
-    pid, _ = store.read_tether(paths)
-    if store.is_alive(paths) and pid is not None:
-        return NotRunning(f"machine {paths.name!r} is just being started by process {pid}", hint="Try again.")
+    if store.is_alive(paths) and store.read_tether(paths)[0] is not None:
+        return being_started(paths)
     command = listing.how_to_start(paths.name, roots or store.find_roots())
     return NotRunning(f"machine {paths.name!r} is not running", hint=f"Start it: {command}")
+
+
+def being_started(paths: MachinePaths) -> NotRunning:
+    """The error for a machine that somebody is about to start."""
+    pid, _ = store.read_tether(paths)
+    return NotRunning(f"machine {paths.name!r} is just being started by process {pid}", hint="Try again.")

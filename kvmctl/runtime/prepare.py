@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from typing import Final
 
 from kvmctl.compile import compile_plan
-from kvmctl.host.identity import find_qemu
+from kvmctl.host.firmware import load_firmwares
+from kvmctl.host.identity import find_qemu, identify
 from kvmctl.host.kvm import probe
-from kvmctl.host.qemu import qemu_facts
+from kvmctl.host.qemu import binary_facts
+from kvmctl.host.virtiofsd import probe_virtiofsd
+from kvmctl.plan import preset
 from kvmctl.plan.facts import HostFacts, QemuFacts
 from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Plan
 from kvmctl.plan.option import keyval
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import specs, store
-from kvmctl.spec.load import load
+from kvmctl.spec.firmware import FROM_DESCRIPTORS
+from kvmctl.spec.load import load, parse
 from kvmctl.spec.machine import Machine
+
+_CAP_SETPCAP: Final = 8
+_CAP_MKNOD: Final = 27
+"""<linux/capability.h>"""
+
+_known: Final[dict[tuple[str, str | None], QemuFacts]] = {}
+"""The QEMUs that this process has looked at, by path and identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +38,7 @@ class Prepared:
     plan: Plan
     paths: MachinePaths
     is_lasting: bool = True
-    """The plan is good for the next start too; not where KVM was there and did not work, which may pass."""
+    """The plan is good for the next start too; not where KVM or a virtiofsd was there and did not work: it may pass."""
 
 
 def prepare(
@@ -47,26 +59,55 @@ def prepare(
     machine = load_machine(reference, roots=roots)
     name = name_of(reference, machine) if name is None else name
     paths = roots.machine(name, ephemeral=is_captive)
-    host = probe()
-    path = find_qemu(machine.qemu, env=os.environ)
-    qemu = qemu_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
+    host = look_at_host(machine, roots=roots, remember=remember)
+    qemu = _look_at_qemu(machine, roots, remember=remember)
     pinned = None if is_captive else specs.read_pin(paths)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
-    return Prepared(tie(plan, host, qemu) if is_captive else plan, paths, is_lasting=host.kvm.state != "broken")
+    plan = confine(plan, host)
+    return Prepared(tie(plan, host, qemu) if is_captive else plan, paths, is_lasting=_is_lasting(host))
+
+
+def look_at_host(machine: Machine, *, roots: Roots, remember: bool = True) -> HostFacts:
+    """What is known of this host that decides about `machine`."""
+    host = probe()
+    if not any(share.driver != "9p" for share in machine.shares):
+        return host
+    virtiofsd = probe_virtiofsd(env=os.environ, cache=roots.qemu_cache, remember=remember)
+    return replace(host, virtiofsd=virtiofsd)
+
+
+def _look_at_qemu(machine: Machine, roots: Roots, *, remember: bool) -> QemuFacts:
+    """What the QEMU of `machine` can do: a binary that was looked at before, in this process, is only recognized."""
+    path = find_qemu(machine.qemu, env=os.environ)
+    identity = identify(path, env=os.environ)
+    facts = _known.get((path, identity))
+    if facts is None:
+        facts = binary_facts(path, cache=roots.qemu_cache, env=os.environ, remember=remember)
+        if identity is not None and remember:
+            _known[path, identity] = facts
+    return replace(facts, firmwares=load_firmwares(os.environ)) if machine.firmware in FROM_DESCRIPTORS else facts
 
 
 def load_machine(machine: Machine | str | os.PathLike[str], *, roots: Roots | None = None) -> Machine:
     """`machine` itself, or the spec of that name or in that file. Raises SpecError, NotFound."""
     if isinstance(machine, Machine):
         return machine
-    return load(specs.find_spec(os.fspath(machine), roots=roots))
+    spec = specs.find_spec(os.fspath(machine), roots=roots)
+    if preset.find_image(spec) is not None:
+        return parse(specs.read_text(spec), source=spec, base="/")
+    return load(spec)
 
 
 def name_of(reference: Machine | str | os.PathLike[str], machine: Machine) -> str:
     """What the machine of a spec is called: a defined one by the name it is defined under, whatever its spec says."""
-    if isinstance(reference, Machine) or specs.is_path(os.fspath(reference)):
-        return machine.name
-    return os.fspath(reference)
+    name = None if isinstance(reference, Machine) else specs.find_name(os.fspath(reference))
+    return machine.name if name is None else name
+
+
+def _is_lasting(host: HostFacts) -> bool:
+    """Whether nothing of what was found is likely to pass by itself."""
+    has_broken_daemon = bool(host.virtiofsd.path) and not host.virtiofsd.works
+    return host.kvm.state != "broken" and not has_broken_daemon
 
 
 def tie(plan: Plan, host: HostFacts, qemu: QemuFacts) -> Plan:
@@ -79,4 +120,22 @@ def tie(plan: Plan, host: HostFacts, qemu: QemuFacts) -> Plan:
             plan,
             warnings=(*plan.warnings, "setpriv (util-linux) is missing: a killed launcher's QEMU is cleared away late"),
         )
-    return replace(plan, wrapper=(host.setpriv, "--pdeathsig", "KILL", "--"))
+    return replace(plan, wrapper=(*plan.wrapper, host.setpriv, "--pdeathsig", "KILL", "--"))
+
+
+def confine(plan: Plan, host: HostFacts) -> Plan:
+    """`plan` for a QEMU that can make no device nodes, where it is root's and its 9p server would for the guest.
+
+    A node for the host's disk, in a directory that others can reach and with a mode of the guest's choice, is the host.
+    """
+    is_asked = any(share.driver == "9p" and not share.read_only for share in plan.shares)
+    if not is_asked or host.setpriv is None or not _can_drop_devices():
+        return plan
+    return replace(plan, wrapper=(host.setpriv, "--bounding-set", "-mknod", "--"))
+
+
+def _can_drop_devices() -> bool:
+    """Whether we could make device nodes, and may give that up."""
+    with open("/proc/self/status", "rb") as file:
+        capabilities = next(int(line.split()[1], 16) for line in file if line.startswith(b"CapEff:"))
+    return bool(capabilities >> _CAP_MKNOD & 1 and capabilities >> _CAP_SETPCAP & 1)

@@ -21,7 +21,9 @@ from kvmctl.spec.hostpath import anchor_path, base_of
 from kvmctl.spec.model import reject
 from kvmctl.spec.words import did_you_mean
 
-_KINDS: Final = ("bios", "uefi", "uefi-secure")
+FROM_DESCRIPTORS: Final = ("uefi", "uefi-secure")
+"""The firmwares that are found by the descriptors among the facts; the others need none."""
+_KINDS: Final = ("bios", *FROM_DESCRIPTORS)
 _ROM_SUFFIXES: Final = (".rom", ".bin", ".fd")
 _ALLOWED: Final = "'bios', 'uefi', 'uefi-secure', the name of a ROM that comes with QEMU ('qboot.rom'), or a path"
 _KEY: Final = "firmware"

@@ -42,6 +42,7 @@ def raw_qemu(plan: Plan, directory: Path) -> Iterator[None]:
         )
         stack.callback(process.wait)
         stack.callback(process.kill)
+        theirs.close()  # or a QEMU that dies would be waited for
         assert monitor is not None
         talk(monitor)
         yield

@@ -26,6 +26,7 @@ class Kvmctl:
     def __init__(self, directory: Path, environment: dict[str, str], *, wrap: tuple[str, ...] = ()) -> None:
         self.directory = directory
         self.environment = environment
+        self.patience: float = PATIENCE
         self._program = (*wrap, *PROGRAM)
 
     def __call__(self, *words: str, stdin: str = "", **environment: str) -> Done:
@@ -38,7 +39,7 @@ class Kvmctl:
             capture_output=True,
             text=True,
             check=False,
-            timeout=PATIENCE,
+            timeout=self.patience,
         )
 
     def ok(self, *words: str, stdin: str = "", **environment: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from kvmctl import KvmctlError
 from kvmctl.cli import main
-from kvmctl.cli.verbs import GROUPS, VERBS
+from kvmctl.cli.verbs import GROUPS, VERBS, Verb
 
 from .conftest import ROOT
 
@@ -71,12 +71,28 @@ def test_completing_a_verb_loads_no_verb() -> None:
     assert done.stdout.split() == ["restart", "reset", "resume"]
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_a_verb_is_where_the_table_says_and_begins_with_its_line(name: str) -> None:
-    verb = VERBS[name]
+ALL = [verb for parent in VERBS.values() for verb in (parent, *parent.verbs)]
+
+
+@pytest.mark.parametrize("verb", ALL, ids=lambda verb: f"{verb.module}.{verb.attribute}")
+def test_a_verb_is_where_the_table_says_and_begins_with_its_line(verb: Verb) -> None:
     command = main.load_command(verb)
-    assert command.name == name
+    assert command.name == verb.name
     assert (command.help or "").startswith(f"{verb.help}.\n\n")
+
+
+def test_completing_the_verb_of_a_group_names_those_of_the_group() -> None:
+    done = kvmctl(COMP_WORDS="kvmctl image p", COMP_CWORD="2", _KVMCTL_COMPLETE="complete_bash")
+    assert done.stdout.split() == ["pull"]
+
+
+def test_a_group_alone_prints_its_verbs_and_a_word_that_is_none_of_them_is_a_usage_error() -> None:
+    done = kvmctl("image")
+    assert done.returncode == 2
+    assert "pull" in done.stdout + done.stderr
+    done = kvmctl("image", "pul")
+    assert done.returncode == 2
+    assert "Did you mean 'pull'" in done.stderr
 
 
 def test_a_word_that_is_no_verb_is_a_usage_error_with_a_suggestion() -> None:

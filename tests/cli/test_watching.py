@@ -223,8 +223,11 @@ def test_a_guest_that_panics_is_not_waited_for_any_longer(kvmctl: Kvmctl) -> Non
     with kvmctl.popen("wait", "web", "--for", "console:never") as waiter:
         kvmctl.ok("wait", "web", "--for", "console:^READY")
         with kvmctl.popen("console", "web") as console:
-            console.communicate("p", timeout=PATIENCE)
-        _, talk = waiter.communicate(timeout=PATIENCE)
+            assert console.stdin is not None
+            console.stdin.write("p")
+            console.stdin.flush()
+            _, talk = waiter.communicate(timeout=PATIENCE)
+            console.terminate()
     assert waiter.returncode == 16
     assert "the guest of 'web' panicked before console:never" in talk
     kvmctl.ok("kill", "web")

@@ -18,6 +18,7 @@ from kvmctl.plan.facts import Firmware, HostFacts, KvmFacts, QemuFacts
 from kvmctl.plan.model import Plan
 from kvmctl.plan.option import render_option
 from kvmctl.plan.paths import Roots
+from kvmctl.plan.virtiofsd import Virtiofsd
 from kvmctl.spec.load import parse
 from kvmctl.spec.machine import Machine
 from kvmctl.testing.qapi import Recording
@@ -50,6 +51,7 @@ HOST = HostFacts(
     memory=32 << 30,
     hugepages={2 << 20: 4096},
     setpriv="/usr/bin/setpriv",
+    virtiofsd=Virtiofsd("/usr/libexec/virtiofsd", frozenset({"--shared-dir", "--fd", "--readonly", "--log-level"}), ""),
 )
 
 
@@ -108,7 +110,8 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield " ".join(render_option(option, numbers))
     yield ""
     yield f"accel: {plan.accel}: {plan.accel_reason}"
-    for field in ("fds", "steps", "inputs", "ports", "before_run", "consoles", "disks", "networks", "guest"):
+    fields = ("fds", "helpers", "steps", "inputs", "ports", "before_run", "consoles", "disks", "networks", "shares")
+    for field in (*fields, "guest"):
         found = getattr(plan, field)
         for item in found if isinstance(found, tuple) else (found,):
             yield f"{field}: {type(item).__name__} {_compact(asdict(item))}"
