@@ -117,10 +117,8 @@ def test_nothing_of_a_wait_that_was_given_up_stays_in_the_guest(debian: Kvmctl) 
 
 
 def test_the_host_key_of_a_disk_made_anew_is_refused(debian: Kvmctl) -> None:
-    debian.ok(
-        "exec", "web", "--", "sh", "-c",
-        "rm /etc/ssh/ssh_host_*; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key; systemctl restart ssh",
-    )  # fmt: skip
+    anew = "rm $0 && ssh-keygen -q -t ed25519 -N '' -f $0 && systemctl restart ssh"
+    debian.ok("exec", "web", "--", "sh", "-c", anew, "/etc/ssh/ssh_host_ed25519_key")
     done = debian("ssh", "web", "true")
     assert done.returncode == 125
     assert "shows another host key than before" in done.stderr
