@@ -17,6 +17,7 @@ from kvmctl import (
     NotRunning,
     SshLog,
     Unreachable,
+    Vm,
     find_login,
     find_ssh,
     find_ssh_failure,
@@ -107,7 +108,11 @@ def ssh_config(
 
 
 def _login(name: str, user: str | None) -> Login:
-    return session.on_machine(name, lambda vm: find_login(vm, user=user))
+    async def find(vm: Vm) -> Login:
+        vm.check_halted()
+        return await find_login(vm, user=user)
+
+    return session.on_machine(name, find)
 
 
 def _attend(name: str, command: list[str], *, user: str | None, terminal: bool) -> int:
@@ -124,23 +129,31 @@ def _run(login: Login, command: list[str], *, terminal: bool) -> int:
     # The log, not the terminal, is told what goes wrong, so that it can be said what it means and what to do.
     with SshLog() as log:
         argv = ssh_command(login, command, terminal=terminal and sys.stdin.isatty(), log=log.path)
-        with subprocess.Popen(argv) as child, _passing_on_signals(child):
+        with subprocess.Popen(argv) as child, _passing_on_signals(child) as passed_on:
             status = child.wait()
         failure = find_ssh_failure(login, log.read()) if status == _SSH_FAILED else None
+    if failure is not None and passed_on:
+        return 128 + passed_on[-1]  # it was told to end
     if failure is not None:
         raise failure
     return status if status >= 0 else 128 - status
 
 
 @contextmanager
-def _passing_on_signals(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Let ssh decide what a signal means: it may be the guest's to have, and it puts the terminal right at its end."""
+def _passing_on_signals(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Let ssh decide what a signal means, since it puts the terminal right at its end; those that came are told."""
+    came: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        came.append(number)
+        child.send_signal(number)
+
     before = {number: signal.getsignal(number) for number in _PASSED_ON}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _: child.send_signal(number))
+            signal.signal(number, pass_on)
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

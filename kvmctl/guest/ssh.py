@@ -24,6 +24,10 @@ neighbours (ARP, NDP)."""
 
 LOGGED: Final = ("-o", "LogLevel=DEBUG1")
 """What makes ssh's log say how the remote command ended, by which its 255 is told from ssh's own."""
+_FOR_SOMEBODY: Final = ("ConnectTimeout=30",)
+"""QEMU's user network accepts a connection for a guest that is not there, and ssh would wait for its word for ever."""
+_FOR_NOBODY: Final = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3")
+"""A guest that hangs in the middle is noticed after 15 seconds of silence."""
 _NOISE: Final = re.compile(r"debug\d: |Authenticated to |Transferred: |Bytes per second: |@{3,}|Warning: Perm")
 
 
@@ -67,16 +71,13 @@ def ssh_command(
     `terminal` asks for one in the guest though a command is given; `batch` is for when nobody is there to be asked.
     `log` is a file for what ssh says, in `LOGGED`'s detail.
     """
-    words = [word for key, value in _settings(login) for word in ("-o", f"{key}={value}")]
-    if batch:
-        # A guest that hangs is noticed within 15 seconds of silence.
-        batched = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3")
-        words += [word for setting in batched for word in ("-o", setting)]
+    settings = [f"{key}={value}" for key, value in _settings(login)]
+    settings += ["RemoteCommand=none", *(_FOR_NOBODY if batch else _FOR_SOMEBODY)]
+    # ssh takes the first of several settings: these stand whatever the user's configuration says of every host.
+    words = [word for setting in settings for word in ("-o", setting)]
     if log is not None:
         words += ["-E", log, *LOGGED]
-    # ssh takes the first of several settings: these stand for whatever the user's configuration says of every host.
-    words += ["-o", "RemoteCommand=none", *(["-t"] if terminal else [])]
-    return ["ssh", *words, "--", login.alias, *command]
+    return ["ssh", *words, *(["-t"] if terminal else []), "--", login.alias, *command]
 
 
 def ssh_configuration(login: Login) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from runtime.conftest import end_all
+from sshguest import SshGuest, build
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = (sys.executable, "-m", "kvmctl")
@@ -97,3 +98,9 @@ def kvmctl(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Kvmctl]:
     """A command line for one test."""
     with command_line_of(tmp_path, pytestconfig) as ours:
         yield ours
+
+
+@pytest.fixture(scope="session")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> SshGuest:
+    """A small Linux with an ssh server."""
+    return build(tmp_path_factory.mktemp("guest"))

@@ -4,48 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sshguest import SERVE, WITH_SERVER, SshGuest, build
+from sshguest import SERVE, WITH_SERVER, SshGuest
 
 from .conftest import PATIENCE, Done, Kvmctl, command_line_of
+from .ssh_machines import BOOT, start
 
 pytestmark = [
     pytest.mark.linux,
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("ssh") is None, reason="there is no ssh: install openssh-client"),
 ]
-
-BOOT = "45"
-"""Seconds that a guest may take to boot, below `PATIENCE`."""
-USER_NETWORK = '[[networks]]\ntype = "user"\n'
-
-
-@pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> SshGuest:
-    return build(tmp_path_factory.mktemp("guest"))
-
-
-def start(
-    kvmctl: Kvmctl, guest: SshGuest, name: str, *, cmdline: str = "", tables: str = USER_NETWORK, keys: str = ""
-) -> None:
-    """Start machine `name`, its keys where its first start would have put them, and its user root."""
-    guest.give_keys(kvmctl.directory / "state/machines" / name)
-    (kvmctl.directory / f"{name}.toml").write_text(guest.spec(cmdline=cmdline, tables=tables, keys=keys))
-    kvmctl.ok("start", f"./{name}.toml")
-    be_root(kvmctl, name)
-
-
-def be_root(kvmctl: Kvmctl, name: str) -> None:
-    path = kvmctl.directory / "runtime" / name / "plan.json"
-    plan = json.loads(path.read_text())
-    plan["guest"]["user"] = "root"
-    path.write_text(json.dumps(plan))
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +30,6 @@ def web(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config, g
         kvmctl.ok("wait", "web", "--for", "ssh", "--timeout", BOOT)
         yield kvmctl
         kvmctl("kill", "web")
-
-
-@pytest.fixture
-def late(kvmctl: Kvmctl, guest: SshGuest) -> Iterator[Kvmctl]:
-    """A command line whose machine ``late`` has an agent that answers, and a server that was not started."""
-    start(kvmctl, guest, "late")
-    kvmctl.ok("wait", "late", "--for", "agent", "--timeout", BOOT)
-    yield kvmctl
-    kvmctl("kill", "late")
 
 
 def keys(kvmctl: Kvmctl, name: str = "web") -> Path:
@@ -158,7 +123,17 @@ def test_a_signal_is_passed_on_and_leaves_nothing_running(web: Kvmctl) -> None:
         assert running.stdout is not None
         running.stdout.readline()
         running.terminate()
-        assert running.wait(timeout=PATIENCE) == 125 or running.returncode == 128 + 15
+        assert running.wait(timeout=PATIENCE) == 128 + 15
+        assert running.stderr is not None
+        assert running.stderr.read() == ""
+
+
+def test_a_guest_that_does_not_run_is_not_knocked_at(web: Kvmctl) -> None:
+    web.ok("pause", "web")
+    done = web("ssh", "web", "true")
+    web.ok("resume", "web")
+    assert done.returncode == 125
+    assert hint(done) == "hint: Let it go on: kvmctl resume web"
 
 
 def test_without_ssh_it_is_said_which_package_has_it(web: Kvmctl, tmp_path: Path) -> None:
@@ -200,95 +175,6 @@ def test_a_command_through_ssh_whose_time_is_up_is_ended_in_the_guest(web: Kvmct
     done = web("exec", "web", "--timeout", "1.5", "--", "sh", "-c", "sleep 4321 & sleep 1234")
     assert done.returncode == 124
     assert web.ok("exec", "web", "--", "sh", "-c", "ps | grep -c '[s]leep [14][23]' || true") == "0\n"
-
-
-# -- waiting ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_port_that_takes_connections_is_no_ssh_server(late: Kvmctl) -> None:
-    done = late("wait", "late", "--for", "ssh", "--timeout", "2")
-    assert done.returncode == 10
-    assert re.search(
-        r"^ssh: root@127\.0\.0\.1:\d+ takes connections and hangs up: no ssh server in the guest yet$",
-        done.stderr,
-        re.MULTILINE,
-    )
-    assert "the console's last line: " in done.stderr
-    done = late("ssh", "late", "true")
-    assert done.returncode == 125
-    assert "nobody in the guest of 'late' answers as an ssh server" in done.stderr
-    assert "kvmctl wait late --for ssh" in hint(done)
-    with late.popen("wait", "late", "--for", "ssh", "--for", "port:22") as waiter:
-        late.ok("exec", "late", "--", SERVE)
-        server, port = waiter.communicate(timeout=PATIENCE)[0].splitlines()
-    assert server.startswith("SSH-2.0-dropbear")
-    assert port == "port 22 is listened on"
-
-
-def test_what_is_not_there_yet_is_waited_for_in_the_guest(late: Kvmctl) -> None:
-    with late.popen("wait", "late", "--for", "exec:cat /tmp/flag", "--for", "port:7777") as waiter:
-        late.ok("exec", "late", "--", "sh", "-c", "echo raised >/tmp/flag; nc -l -p 7777 -e true & sleep 0.1")
-        assert waiter.communicate(timeout=PATIENCE)[0] == "raised\nport 7777 is listened on\n"
-
-
-def test_who_gives_up_is_told_what_was_seen(late: Kvmctl) -> None:
-    words = ["--for", "port:80", "--for", "exec:echo not ready >&2; exit 4"]
-    done = late("wait", "late", *words, "--timeout", "2")
-    assert done.returncode == 10
-    assert "gave up after 2 s: wait for port:80, exec:echo not ready" in done.stderr
-    assert "port:80: listening: nothing\n" in done.stderr
-    assert "exit 4: exit code 4: not ready\n" in done.stderr
-
-
-@pytest.mark.parametrize("condition", ["unit:nginx.service", "cloud-init"])
-def test_what_the_guest_has_no_program_for_is_not_waited_for(late: Kvmctl, condition: str) -> None:
-    done = late("wait", "late", "--for", condition)
-    assert done.returncode == 16
-    assert re.search("the guest of 'late' has no (systemctl|cloud-init)", done.stderr)
-
-
-def test_a_guest_that_reboots_is_waited_for_again(late: Kvmctl) -> None:
-    with late.popen("wait", "late", "--for", "exec:test -e /tmp/second") as waiter:
-        late.ok("exec", "late", "--", "touch", "/tmp/first")
-        late.ok("reset", "late")
-        late.ok("wait", "late", "--for", "exec:test ! -e /tmp/first", "--timeout", BOOT)
-        late.ok("exec", "late", "--", "touch", "/tmp/second")
-        assert waiter.communicate(timeout=PATIENCE)[0] == "'test -e /tmp/second' succeeded\n"
-
-
-@pytest.mark.parametrize("condition", ["ssh", "port:80", "exec:false", "agent"])
-def test_a_machine_that_ends_is_not_waited_for_any_longer(kvmctl: Kvmctl, guest: SshGuest, condition: str) -> None:
-    start(kvmctl, guest, "late")
-    with kvmctl.popen("wait", "late", "--for", condition) as waiter:
-        kvmctl.ok("wait", "late", "--for", "console:on kernel", "--timeout", BOOT)
-        kvmctl.ok("kill", "late")
-        _, talk = waiter.communicate(timeout=PATIENCE)
-    assert waiter.returncode == 5
-    assert "machine 'late'" in talk
-
-
-def test_a_guest_that_is_reset_under_a_command_through_ssh_is_an_error_at_once(late: Kvmctl) -> None:
-    late.ok("exec", "late", "--", SERVE)
-    late.ok("wait", "late", "--for", "ssh", "--timeout", BOOT)
-    with late.popen("exec", "--via", "ssh", "late", "--", "sh", "-c", "echo started; sleep 1000") as running:
-        assert running.stdout is not None
-        running.stdout.readline()
-        late.ok("reset", "late")
-        _, talk = running.communicate(timeout=15)  # not for as long as TCP would try
-    assert running.returncode == 125
-    assert "was reset, and with it went what ran in it" in talk
-
-
-def test_start_waits_for_what_it_is_told_to(kvmctl: Kvmctl, guest: SshGuest) -> None:
-    spec = kvmctl.directory / "late.toml"
-    spec.write_text(guest.spec(tables=USER_NETWORK))
-    assert kvmctl.ok("start", "./late.toml", "--wait", "agent", "--timeout", BOOT) == "late\n"
-    assert kvmctl.ok("exec", "late", "--", "true") == ""
-    kvmctl.ok("kill", "late")
-    done = kvmctl("start", "./late.toml", "--wait", "console:never", "--timeout", "0.5")
-    assert (done.stdout, done.returncode) == ("late\n", 10)
-    assert kvmctl.ok("list", "--quiet") == "late\n"  # it runs on
-    kvmctl.ok("kill", "late")
 
 
 # -- other ways in ---------------------------------------------------------------------------------------------------

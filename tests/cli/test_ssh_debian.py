@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Kvmctl, command_line_of
-from .test_ssh import be_root
+from .ssh_machines import be_root
 
 pytestmark = [
     pytest.mark.debian,
