@@ -88,8 +88,10 @@ def command_line_of(directory: Path, pytestconfig: pytest.Config) -> Iterator[Kv
     assert cache is not None
     kept = {name: value for name, value in os.environ.items() if name == "KVMCTL_QEMU" or "KVMCTL" not in name}
     ours = {f"KVMCTL_{part}_DIR": str(directory / part.lower()) for part in ("CONFIG", "STATE", "RUNTIME")}
-    yield Kvmctl(directory, kept | ours | {"KVMCTL_CACHE_DIR": str(cache.mkdir("kvmctl")), "PYTHONPATH": str(ROOT)})
-    leaked = end_all(str(directory))
+    try:
+        yield Kvmctl(directory, kept | ours | {"KVMCTL_CACHE_DIR": str(cache.mkdir("kvmctl")), "PYTHONPATH": str(ROOT)})
+    finally:  # a fixture that fails on its way is not asked to clear away
+        leaked = end_all(str(directory))
     assert not leaked, f"left running: {leaked}"
 
 

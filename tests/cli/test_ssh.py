@@ -172,7 +172,7 @@ def test_words_variables_and_input_get_through_ssh_as_they_are(web: Kvmctl) -> N
 
 
 def test_a_command_through_ssh_whose_time_is_up_is_ended_in_the_guest(web: Kvmctl) -> None:
-    done = web("exec", "web", "--timeout", "1.5", "--", "sh", "-c", "sleep 4321 & sleep 1234")
+    done = web("exec", "web", "--timeout", "8", "--", "sh", "-c", "sleep 4321 & sleep 1234")
     assert done.returncode == 124
     assert web.ok("exec", "web", "--", "sh", "-c", "ps | grep -c '[s]leep [14][23]' || true") == "0\n"
 

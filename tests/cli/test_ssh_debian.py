@@ -61,7 +61,7 @@ def test_openssh_lets_us_in_and_its_key_is_kept(debian: Kvmctl) -> None:
     known = debian.directory / "state/machines/web/ssh/known_hosts"
     assert known.read_text().startswith("kvmctl-web ssh-ed25519 ")
     assert debian("exec", "--via", "ssh", "web", "--", "sh", "-c", "kill -9 $$").returncode == 128 + 9
-    done = debian("exec", "--via", "ssh", "--timeout", "6", "web", "--", "sh", "-c", "sleep 4321 & sleep 1234")
+    done = debian("exec", "--via", "ssh", "--timeout", "20", "web", "--", "sh", "-c", "sleep 4321 & sleep 1234")
     assert done.returncode == 124
     assert debian("exec", "web", "--", "pgrep", "-x", "sleep").returncode == 1
 
@@ -87,7 +87,7 @@ def test_a_unit_is_waited_for_until_it_says_that_it_is_ready(debian: Kvmctl) -> 
     put(debian, "/run/systemd/system/good.service", unit)
     debian.ok("exec", "web", "--", "systemctl", "daemon-reload")
     debian.ok("exec", "web", "--", "systemctl", "start", "--no-block", "good")
-    done = debian("wait", "web", "--for", "unit:good", "--timeout", "5")
+    done = debian("wait", "web", "--for", "unit:good", "--timeout", "30")
     assert done.returncode == 10
     assert "unit:good: activating (start)\n" in done.stderr
     debian.ok("exec", "web", "--", "touch", "/run/go")
@@ -112,7 +112,7 @@ def test_a_cloud_init_without_a_seed_is_not_waited_for(debian: Kvmctl) -> None:
 
 
 def test_nothing_of_a_wait_that_was_given_up_stays_in_the_guest(debian: Kvmctl) -> None:
-    assert debian("wait", "web", "--for", "unit:nonesuch", "--timeout", "4").returncode == 10
+    assert debian("wait", "web", "--for", "unit:nonesuch", "--timeout", "20").returncode == 10
     assert debian("exec", "web", "--", "pgrep", "-x", "journalctl").returncode == 1
 
 

@@ -29,7 +29,7 @@ def late(kvmctl: Kvmctl, guest: SshGuest) -> Iterator[Kvmctl]:
 
 
 def test_a_port_that_takes_connections_is_no_ssh_server(late: Kvmctl) -> None:
-    done = late("wait", "late", "--for", "ssh", "--timeout", "2")
+    done = late("wait", "late", "--for", "ssh", "--timeout", "10")
     assert done.returncode == 10
     assert re.search(
         r"^ssh: root@127\.0\.0\.1:\d+ takes connections and hangs up: no ssh server in the guest yet$",
@@ -56,9 +56,9 @@ def test_what_is_not_there_yet_is_waited_for_in_the_guest(late: Kvmctl) -> None:
 
 def test_who_gives_up_is_told_what_was_seen(late: Kvmctl) -> None:
     words = ["--for", "port:80", "--for", "exec:echo not ready >&2; exit 4"]
-    done = late("wait", "late", *words, "--timeout", "2")
+    done = late("wait", "late", *words, "--timeout", "20")
     assert done.returncode == 10
-    assert "gave up after 2 s: wait for port:80, exec:echo not ready" in done.stderr
+    assert "gave up after 20 s: wait for port:80, exec:echo not ready" in done.stderr
     assert "port:80: listening: nothing\n" in done.stderr
     assert "exit 4: exit code 4: not ready\n" in done.stderr
 

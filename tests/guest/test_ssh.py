@@ -101,13 +101,14 @@ def test_the_configuration_says_the_same_as_the_command_line(tmp_path: Path) -> 
     config.write_text(ssh_configuration(OURS))
     ours = settings(["ssh", "-F", str(config), "kvmctl-web"])
     theirs = settings(["ssh", "-F", "none", *ssh_command(OURS, [])[1:]])
-    assert ours == theirs
+    assert theirs.pop("connecttimeout") == "30"  # nobody sits before an editor's connection
+    assert ours.items() >= theirs.items()
 
 
 def test_the_words_of_a_command_are_the_last_of_the_line() -> None:
     assert ssh_command(LOGIN, ["ls", "-l"])[-4:] == ["--", "kvmctl-web", "ls", "-l"]
     assert ssh_command(LOGIN, ["top"], terminal=True)[-4:] == ["-t", "--", "kvmctl-web", "top"]
-    assert ssh_command(LOGIN, [], log="/proc/1/fd/3")[-8:-4] == ["-E", "/proc/1/fd/3", "-o", "LogLevel=DEBUG1"]
+    assert ssh_command(LOGIN, [], log="/proc/1/fd/3")[-6:-2] == ["-E", "/proc/1/fd/3", "-o", "LogLevel=DEBUG1"]
 
 
 @pytest.mark.parametrize("login", [OURS, LOGIN, replace(LOGIN, host="fe80::1%br0", port=22)])
