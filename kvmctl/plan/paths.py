@@ -342,6 +342,11 @@ class MachinePaths:
         """The systemd credential `name`, as the guest reads it."""
         return join(self.guest, name)
 
+    @property
+    def known_hosts_of_run(self) -> str:
+        """Host keys seen in this run, of a guest that has no disk to keep one on and makes a new one at every boot."""
+        return join(self.run, "known_hosts")
+
     def socket(self, stem: str) -> str:
         """The socket of a channel or console beyond the first, by its id."""
         return join(self.run, f"{stem}.sock")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from kvmctl.runtime.store import find_roots
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from kvmctl.errors import KvmctlError, NotFound
     from kvmctl.guest.agent import Agent, Connect
     from kvmctl.guest.copy import Copied
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from kvmctl.plan.model import CreateOverlay, Plan, Tap, VhostNet
     from kvmctl.plan.paths import Roots
     from kvmctl.runtime.helpers import RunningHelper
+    from kvmctl.runtime.neighbours import Neighbour
 
 
 def open_tap(source: Tap) -> list[int]:
@@ -85,6 +88,12 @@ def cloud_config_problem(text: str, *, needs_header: bool) -> str:
     """`kvmctl.runtime.cloudconfig.cloud_config_problem`."""
     problem: str = import_module("kvmctl.runtime.cloudconfig").cloud_config_problem(text, needs_header=needs_header)
     return problem
+
+
+def find_neighbours(macs: Collection[str]) -> list[Neighbour]:
+    """`kvmctl.runtime.neighbours.find_neighbours`."""
+    found: list[Neighbour] = import_module("kvmctl.runtime.neighbours").find_neighbours(macs)
+    return found
 
 
 def check_overlay(step: CreateOverlay) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class Child:
     """Our copies of the sockets that QEMU listens on."""
     numbers: Mapping[str, int]
     """The descriptors that QEMU has from us, by their names in the plan."""
+    spawned: float
+    """When it was started, in seconds since the epoch."""
     helpers: tuple[RunningHelper, ...] = ()
 
     def reap(self) -> int | None:
@@ -138,10 +141,11 @@ def spawn(plan: Plan, claim: Claim) -> Child:
         helpers = tuple(_start_helpers(plan, opened, undo))
         stdin, feed = _journal_input(stack)
         reap_disowned()
+        spawned = time.time()
         popen = _exec(plan, paths, opened.numbers, stdin=stdin, inherited=(claim.lock, feed))
         process = _adopt(popen, claim)
         undo.pop_all()
-        return Child(popen, process, *opened.take_ours(), opened.numbers, helpers)
+        return Child(popen, process, *opened.take_ours(), opened.numbers, spawned, helpers)
     raise LaunchFailed(f"cannot start {plan.name!r}")  # unreachable: the block above returns or raises
 
 
