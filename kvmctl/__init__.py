@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from kvmctl.image.record import Image as Image
     from kvmctl.image.uses import ImageGarbage as ImageGarbage
     from kvmctl.plan.model import Plan as Plan
+    from kvmctl.plan.model import plain as plain
     from kvmctl.plan.option import render as render
     from kvmctl.plan.paths import MachinePaths as MachinePaths
     from kvmctl.plan.paths import Roots as Roots
@@ -248,6 +249,7 @@ _HOME = {
     "Image": "kvmctl.image.record",
     "ImageGarbage": "kvmctl.image.uses",
     "Plan": "kvmctl.plan.model",
+    "plain": "kvmctl.plan.model",
     "render": "kvmctl.plan.option",
     "MachinePaths": "kvmctl.plan.paths",
     "Roots": "kvmctl.plan.paths",

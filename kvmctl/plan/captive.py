@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kvmctl.plan.model import Plan
 from kvmctl.plan.option import keyval
@@ -20,10 +20,9 @@ def tie(plan: Plan, how: Tie) -> Plan:
     """`plan` for a QEMU that the kernel kills when its launcher ends."""
     if how.by_qemu:
         option = keyval("run-with", exit_with_parent=True, why="default: the machine ends with the process it is for")
-        return replace(plan, options=(*plan.options, option))
+        return plan._replace(options=(*plan.options, option))
     if how.setpriv is None:
-        return replace(
-            plan,
+        return plan._replace(
             warnings=(*plan.warnings, "setpriv (util-linux) is missing: a killed launcher's QEMU is cleared away late"),
         )
-    return replace(plan, wrapper=(*plan.wrapper, how.setpriv, "--pdeathsig", "KILL", "--"))
+    return plan._replace(wrapper=(*plan.wrapper, how.setpriv, "--pdeathsig", "KILL", "--"))

@@ -75,14 +75,13 @@ def fork_plan(plan: Plan, *, where: Frozen, features: frozenset[Feature]) -> Pla
     own = layers(plan, where)
     plan = _moved(plan, {where.booted.run: _PLACE.run, where.made.directory: where.final.directory})
     uri, source = _incoming(where.final, features)
-    return replace(
-        plan,
+    return plan._replace(
         options=(*_options(plan, own, features), text("incoming", "defer", why=_WHY)),
         fds=(*plan.fds, SharedLock("template", where.final.lock, "template"), *source),
         steps=(*_steps(plan), *(CopyImage(layer.blank, _overlay(layer), "template") for layer in own)),
         inputs=tuple(_inputs(plan, own)),
         disks=tuple(
-            replace(disk, path=_overlay(layer), format="qcow2") if (layer := _find(own, disk.node)) else disk
+            disk._replace(path=_overlay(layer), format="qcow2") if (layer := _find(own, disk.node)) else disk
             for disk in plan.disks
         ),
         before_run=(
@@ -99,7 +98,7 @@ def place(plan: Plan, paths: MachinePaths, *, uuid: str) -> Plan:
     """The fork's plan for one fork: its name, its directories, its UUID."""
     plan = _moved(plan, {_PLACE.run: paths.run, _PLACE.state: paths.state, _DISKS: paths.disks})
     options = tuple(_identified(option, paths.name, uuid) for option in plan.options)
-    return replace(plan, name=paths.name, uuid=uuid, options=options)
+    return plan._replace(name=paths.name, uuid=uuid, options=options)
 
 
 def _identified(option: Option, name: str, uuid: str) -> Option:
@@ -188,7 +187,7 @@ def _moved(plan: Plan, directories: Mapping[str, str]) -> Plan:
                 return f"{before}{new}{after}"
         return word
 
-    return replace(_map_words(replace(plan, spec={}), move), spec=plan.spec)
+    return _map_words(plan._replace(spec={}), move)._replace(spec=plan.spec)
 
 
 def _map_words(value: T, change: Callable[[str], str]) -> T:
@@ -197,6 +196,8 @@ def _map_words(value: T, change: Callable[[str], str]) -> T:
     match found:
         case str():
             found = change(found)
+        case _ if names := getattr(found, "_fields", None):
+            found = found._replace(**{name: _map_words(getattr(found, name), change) for name in names})
         case tuple() | list():
             found = type(found)(_map_words(item, change) for item in found)
         case Mapping():

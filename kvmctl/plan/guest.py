@@ -7,8 +7,7 @@ of the plan and so of ``plan.json``; what it comes to is written to files of the
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 Way: TypeAlias = Literal["nocloud", "credentials"]
 """How a guest is told: by a disk that cloud-init reads, or by credentials that systemd reads."""
@@ -22,8 +21,7 @@ def is_hash(text: str) -> bool:
     return re.fullmatch(_HASH, text) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """Where some bytes come from, for the spec's `key`. A ``text`` is the bytes themselves.
 
     The rest is read when the machine starts: a ``file``, a variable (``env``), the spec's own value at that `key` once
@@ -35,8 +33,7 @@ class Source:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class GuestUser:
+class GuestUser(NamedTuple):
     """A user of the guest, made if it is not there."""
 
     name: str
@@ -52,8 +49,7 @@ class GuestUser:
     """The password is one of crypt(5), not the word itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class GuestFile:
+class GuestFile(NamedTuple):
     """A file to be written in the guest, once."""
 
     path: str
@@ -64,8 +60,7 @@ class GuestFile:
     """``user:group``."""
 
 
-@dataclass(frozen=True, slots=True)
-class GuestCard:
+class GuestCard(NamedTuple):
     """How the guest is to set up the network card that has the address `mac`."""
 
     mac: str
@@ -81,8 +76,7 @@ class GuestCard:
     """The guest need not wait for it before it says that it is online."""
 
 
-@dataclass(frozen=True, slots=True)
-class GuestMount:
+class GuestMount(NamedTuple):
     """A directory that the host shares, and where the guest is to mount it, at every boot."""
 
     tag: str
@@ -92,8 +86,7 @@ class GuestMount:
     """As for ``mount -o``; none where empty."""
 
 
-@dataclass(frozen=True, slots=True)
-class FirstBoot:
+class FirstBoot(NamedTuple):
     """Everything that a guest is told."""
 
     way: Way
@@ -133,8 +126,7 @@ class FirstBoot:
         return tuple(dict.fromkeys(source for source in found if source is not None))
 
 
-@dataclass(frozen=True, slots=True)
-class MakeKeys:
+class MakeKeys(NamedTuple):
     """The machine's ssh keys, to be made in `directory` if they are not there: one to log in with, and the guest's own,
     by which ssh knows it under the name `alias`."""
 
@@ -143,8 +135,7 @@ class MakeKeys:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class TellGuest:
+class TellGuest(NamedTuple):
     """The files in `directory` that tell the guest what to be, to be made if they are not there or not current."""
 
     first_boot: FirstBoot

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class SharedLock:
+class SharedLock(NamedTuple):
     """A file that is locked, together with others, for as long as QEMU lives: who wants to remove it is told."""
 
     fd: str
@@ -14,8 +13,7 @@ class SharedLock:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class AddLayer:
+class AddLayer(NamedTuple):
     """A qcow2 image to be made on top of `backing`, which is only read from then on."""
 
     path: str
@@ -24,8 +22,7 @@ class AddLayer:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class CopyImage:
+class CopyImage(NamedTuple):
     """A small image to be copied as it is: the empty overlay that every fork begins with."""
 
     source: str

@@ -63,15 +63,14 @@ def template_plan(plan: Plan, *, machine: MachinePaths, template: TemplatePaths,
     if problems:
         raise SpecError(plan.source, problems, hint="A template is what many machines are made of.")
     layered = [disk for disk in plan.disks if _needs_layer(disk, template)]
-    plan = replace(
-        plan,
+    plan = plan._replace(
         options=tuple(_options(plan, template, {disk.node: disk for disk in layered})),
         inputs=tuple(_inputs(plan, layered)),
         steps=(*plan.steps, *(_overlay(disk, template) for disk in layered)),
         disks=tuple(_relayered(disk, template) if disk in layered else disk for disk in plan.disks),
         before_run=tuple(step for step in plan.before_run if not str(step.arguments.get("path")).endswith(_BALLOON)),
         ports=(),
-        guest=replace(plan.guest, balloon=False),
+        guest=plan.guest._replace(balloon=False),
     )
     if generation_id and _tells_generations(plan):
         device = jsonopt(
@@ -79,7 +78,7 @@ def template_plan(plan: Plan, *, machine: MachinePaths, template: TemplatePaths,
             {"driver": "vmgenid", "id": GENERATION_ID, "guid": "auto"},
             why="default: guests that have a driver for it are told that they were copied",
         )
-        plan = replace(plan, options=(*plan.options, device))
+        plan = plan._replace(options=(*plan.options, device))
     return plan
 
 
@@ -150,14 +149,14 @@ def _overlay(disk: Disk, template: TemplatePaths) -> AddLayer:
 
 
 def _relayered(disk: Disk, template: TemplatePaths) -> Disk:
-    return replace(disk, path=template.layer(disk.id), format="qcow2")
+    return disk._replace(path=template.layer(disk.id), format="qcow2")
 
 
 def _inputs(plan: Plan, layered: list[Disk]) -> Iterator[Input | InputDirectory]:
     """An image below a layer is only read."""
     below = {disk.path for disk in layered}
     for item in plan.inputs:
-        yield replace(item, writable=False) if isinstance(item, Input) and item.path in below else item
+        yield item._replace(writable=False) if isinstance(item, Input) and item.path in below else item
 
 
 def _options(plan: Plan, template: TemplatePaths, layered: Mapping[str | None, Disk]) -> Iterator[Option]:

@@ -123,7 +123,7 @@ def confine(plan: Plan, host: HostFacts) -> Plan:
     is_asked = any(share.driver == "9p" and not share.read_only for share in plan.shares)
     if not is_asked or host.setpriv is None or not _can_drop_devices():
         return plan
-    return replace(plan, wrapper=(host.setpriv, "--bounding-set", "-mknod", "--"))
+    return plan._replace(wrapper=(host.setpriv, "--bounding-set", "-mknod", "--"))
 
 
 def _can_drop_devices() -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import kvmctl
 from kvmctl.compile import compile_plan
 from kvmctl.plan.facts import Firmware, HostFacts, KvmFacts, QemuFacts
 from kvmctl.plan.fork import Frozen, fork_plan, place
-from kvmctl.plan.model import Plan
+from kvmctl.plan.model import Plan, plain
 from kvmctl.plan.option import render_option
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.plan.template import template_plan
@@ -140,10 +140,9 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield ""
     yield f"accel: {plan.accel}: {plan.accel_reason}"
     fields = ("fds", "helpers", "steps", "inputs", "ports", "before_run", "consoles", "disks", "networks", "shares")
-    for field in (*fields, "guest"):
-        found = getattr(plan, field)
-        for item in found if isinstance(found, tuple) else (found,):
-            yield f"{field}: {type(item).__name__} {_compact(asdict(item))}"
+    for field, found in (*((field, getattr(plan, field)) for field in fields), ("guest", (plan.guest,))):
+        for item in found:
+            yield f"{field}: {type(item).__name__} {_compact(plain(item))}"
     yield from (f"warning: {warning}" for warning in plan.warnings)
 
 
@@ -162,4 +161,4 @@ class Names(Mapping[str, Any]):
 
 def _compact(record: dict[str, Any]) -> str:
     """The keys that have a value."""
-    return json.dumps({key: value for key, value in record.items() if value not in (None, "", (), {})})
+    return json.dumps({key: value for key, value in record.items() if value not in (None, "", [], {})})

@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def step(tmp_path: Path, home: Path) -> TellGuest:
 
 
 def saying(step: TellGuest, **changes: Any) -> TellGuest:
-    return replace(step, first_boot=replace(step.first_boot, **changes))
+    return step._replace(first_boot=step.first_boot._replace(**changes))
 
 
 def tell(step: TellGuest) -> None:
