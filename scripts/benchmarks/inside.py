@@ -127,6 +127,7 @@ async def measure_copies(vm: kvmctl.Vm) -> list[Row]:
         )
         raw_out = in_thread(lambda: raw(vm, "dd if=/dev/shm/file of={port} bs=64k", receive))
         inward = await interleave_async(COPIES, ours_in, raw_in)
+        await ours_in()  # for what is there now is dd's
         outward = await interleave_async(COPIES, ours_out, raw_out)
         assert await asyncio.to_thread(filecmp.cmp, here, f"{here}.back", shallow=False)
     return [rates("into the guest", *inward), rates("out of the guest", *outward)]
