@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 from kvmctl.plan import guest as telling
 from kvmctl.plan import option
 from kvmctl.plan.helper import Helper, Tree
+from kvmctl.plan.layers import AddLayer, CopyImage, SharedLock
 from kvmctl.plan.option import Fd, Option
 from kvmctl.plan.share import InputDirectory, SharedDirectory
 
@@ -70,7 +71,7 @@ class VhostNet:
     key: str
 
 
-FdSource: TypeAlias = Listen | Pair | OpenFile | Tap | VhostNet
+FdSource: TypeAlias = Listen | Pair | OpenFile | Tap | VhostNet | SharedLock
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,9 @@ class CopySecret:
     key: str
 
 
-Step: TypeAlias = CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret | telling.Step
+Step: TypeAlias = (
+    CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret | AddLayer | CopyImage | telling.Step
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class QmpStep:
-    """A monitor command to be run before the machine is let go."""
+    """A monitor command to be run before the machine is let go; an `Fd` among its arguments is its number."""
 
     execute: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -240,6 +243,8 @@ class Plan:
     networks: tuple[Network, ...] = ()
     shares: tuple[SharedDirectory, ...] = ()
     guest: Guest = field(default_factory=lambda: Guest(acpi=True, agent=None))
+    template: str | None = None
+    """The template that the machine is a fork of."""
     warnings: tuple[str, ...] = ()
     """Said once when the machine starts."""
     spec: Mapping[str, Any] = field(default_factory=dict)
@@ -272,7 +277,7 @@ _CLASSES: Final[dict[str, Any]] = {
     for cls in (
         Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CreateOverlay, CopyNvram,
         StoreSecret, CopySecret, Input, InputDirectory, Port, QmpStep, Console, Disk, Network, Guest,
-        SharedDirectory, Helper, Tree, Fd, *telling.CLASSES,
+        SharedDirectory, Helper, Tree, Fd, SharedLock, AddLayer, CopyImage, *telling.CLASSES,
     )
 }  # fmt: skip
 
@@ -286,6 +291,8 @@ def _encode(value: Any) -> Any:
         return record
     if isinstance(value, tuple):
         return [_encode(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _encode(item) if isinstance(item, Fd) else item for key, item in value.items()}
     return value
 
 
@@ -303,5 +310,10 @@ def _decode(value: Any) -> Any:
 
 
 def _decode_item(item: Any) -> Any:
-    is_foreign = isinstance(item, dict) and "" not in item
-    return item if is_foreign else _decode(item)
+    if isinstance(item, dict) and "" not in item:
+        return {key: _decode(value) if _is_fd(value) else value for key, value in item.items()}
+    return _decode(item)
+
+
+def _is_fd(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("") == Fd.__name__

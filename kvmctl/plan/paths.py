@@ -14,6 +14,7 @@ from posixpath import dirname, join
 from typing import Final
 
 from kvmctl.errors import NotFound
+from kvmctl.plan.template_paths import TemplatePaths
 
 SUN_PATH_MAX: Final = 107
 """Bytes of a Unix socket's path that ``struct sockaddr_un`` can hold besides the terminating zero
@@ -94,6 +95,19 @@ class Roots:
     def plan_cache(self) -> str:
         """Plans of specs that were started before, for as long as nothing that they were made from has changed."""
         return join(self.cache, "plans")
+
+    @property
+    def templates(self) -> str:
+        """Frozen machines, one directory each."""
+        return join(self.state, "templates")
+
+    def template(self, name: str) -> TemplatePaths:
+        """The paths of one template. Raises NotFound for what can't be a name."""
+        return TemplatePaths(name=name, directory=join(self.templates, check_name(name)))
+
+    def unfinished_template(self, name: str) -> TemplatePaths:
+        """Where a template is made, to be renamed when it is whole: nobody looks at a name that begins with a dot."""
+        return TemplatePaths(name=name, directory=join(self.templates, f".{check_name(name)}"))
 
     @property
     def images(self) -> str:
@@ -327,6 +341,11 @@ class MachinePaths:
     def guest_credential(self, name: str) -> str:
         """The systemd credential `name`, as the guest reads it."""
         return join(self.guest, name)
+
+    @property
+    def known_hosts_of_run(self) -> str:
+        """Host keys seen in this run, of a guest that has no disk to keep one on and makes a new one at every boot."""
+        return join(self.run, "known_hosts")
 
     def socket(self, stem: str) -> str:
         """The socket of a channel or console beyond the first, by its id."""

@@ -14,6 +14,7 @@ from shlex import join, quote
 from typing import Final, assert_never
 
 from kvmctl.plan.guest import MakeKeys, TellGuest
+from kvmctl.plan.layers import AddLayer, CopyImage
 from kvmctl.plan.model import (
     CopyNvram,
     CopySecret,
@@ -123,7 +124,9 @@ def _told_lines(step: MakeKeys | TellGuest) -> Iterator[str]:
     yield f"[ -d {directory} ] || {{ echo {message} >&2; exit 1; }}"
 
 
-def _file_lines(step: CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret) -> Iterator[str]:
+def _file_lines(
+    step: CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret | AddLayer | CopyImage,
+) -> Iterator[str]:
     path = quote(step.path)
     yield f"mkdir -p -m 700 {quote(dirname(step.path))}"
     match step:
@@ -138,6 +141,11 @@ def _file_lines(step: CreateImage | CreateOverlay | CopyNvram | StoreSecret | Co
             yield f'( umask 077; printf %s "${step.variable}" >{path} )'
         case CopySecret():
             yield f"( umask 077; tr -d '\\r\\n' <{quote(step.source)} >{path} )"
+        case AddLayer():
+            backing = f"-F {step.backing_format} -b {quote(step.backing)}"
+            yield f"[ -e {path} ] || qemu-img create -q -f qcow2 {backing} {path}"
+        case CopyImage():
+            yield f"[ -e {path} ] || cp {quote(step.source)} {path}"
         case _:
             assert_never(step)
 

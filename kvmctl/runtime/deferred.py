@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from kvmctl.runtime.store import find_roots
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from kvmctl.errors import KvmctlError, NotFound
     from kvmctl.guest.agent import Agent, Connect
     from kvmctl.guest.copy import Copied
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from kvmctl.plan.model import CreateOverlay, Plan, Tap, VhostNet
     from kvmctl.plan.paths import Roots
     from kvmctl.runtime.helpers import RunningHelper
+    from kvmctl.runtime.neighbours import Neighbour
 
 
 def open_tap(source: Tap) -> list[int]:
@@ -35,6 +38,11 @@ def open_vhost_net(source: VhostNet) -> list[int]:
     """`kvmctl.runtime.tap.open_vhost_net`."""
     descriptors: list[int] = import_module("kvmctl.runtime.tap").open_vhost_net(source)
     return descriptors
+
+
+def available_memory() -> int:
+    """Bytes that programs can have without anything being swapped out."""
+    return int(import_module("psutil").virtual_memory().available)
 
 
 def find_client(path: str) -> int | None:
@@ -82,9 +90,22 @@ def cloud_config_problem(text: str, *, needs_header: bool) -> str:
     return problem
 
 
+def find_neighbours(macs: Collection[str]) -> list[Neighbour]:
+    """`kvmctl.runtime.neighbours.find_neighbours`."""
+    found: list[Neighbour] = import_module("kvmctl.runtime.neighbours").find_neighbours(macs)
+    return found
+
+
 def check_overlay(step: CreateOverlay) -> None:
     """`kvmctl.image.overlay.check`."""
     import_module("kvmctl.image.overlay").check(step, catalogue=find_roots().catalogue)
+
+
+def image_file(step: CreateOverlay) -> str:
+    """The file of the image that an overlay is to be made of. Raises ImageMissing."""
+    overlay = import_module("kvmctl.image.overlay")
+    found: str = overlay.file_of(step, catalogue=find_roots().catalogue)
+    return found
 
 
 def create_overlay(step: CreateOverlay, *, qemu: str) -> None:

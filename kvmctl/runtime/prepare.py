@@ -13,10 +13,10 @@ from kvmctl.host.kvm import probe
 from kvmctl.host.qemu import binary_facts
 from kvmctl.host.virtiofsd import probe_virtiofsd
 from kvmctl.plan import preset
+from kvmctl.plan.captive import Tie, tie
 from kvmctl.plan.facts import HostFacts, QemuFacts
 from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Plan
-from kvmctl.plan.option import keyval
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import specs, store
 from kvmctl.spec.firmware import FROM_DESCRIPTORS
@@ -60,11 +60,11 @@ def prepare(
     name = name_of(reference, machine) if name is None else name
     paths = roots.machine(name, ephemeral=is_captive)
     host = look_at_host(machine, roots=roots, remember=remember)
-    qemu = _look_at_qemu(machine, roots, remember=remember)
+    qemu = look_at_qemu(machine, roots, remember=remember)
     pinned = None if is_captive else specs.read_pin(paths)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
     plan = confine(plan, host)
-    return Prepared(tie(plan, host, qemu) if is_captive else plan, paths, is_lasting=_is_lasting(host))
+    return Prepared(tie(plan, find_tie(host, qemu)) if is_captive else plan, paths, is_lasting=_is_lasting(host))
 
 
 def look_at_host(machine: Machine, *, roots: Roots, remember: bool = True) -> HostFacts:
@@ -76,7 +76,7 @@ def look_at_host(machine: Machine, *, roots: Roots, remember: bool = True) -> Ho
     return replace(host, virtiofsd=virtiofsd)
 
 
-def _look_at_qemu(machine: Machine, roots: Roots, *, remember: bool) -> QemuFacts:
+def look_at_qemu(machine: Machine, roots: Roots, *, remember: bool = True) -> QemuFacts:
     """What the QEMU of `machine` can do: a binary that was looked at before, in this process, is only recognized."""
     path = find_qemu(machine.qemu, env=os.environ)
     identity = identify(path, env=os.environ)
@@ -110,17 +110,9 @@ def _is_lasting(host: HostFacts) -> bool:
     return host.kvm.state != "broken" and not has_broken_daemon
 
 
-def tie(plan: Plan, host: HostFacts, qemu: QemuFacts) -> Plan:
-    """`plan` for a QEMU that the kernel kills when its launcher ends, by QEMU's own option or util-linux's setpriv."""
-    if Feature.EXIT_WITH_PARENT in qemu.features:
-        option = keyval("run-with", exit_with_parent=True, why="default: the machine ends with the process it is for")
-        return replace(plan, options=(*plan.options, option))
-    if host.setpriv is None:
-        return replace(
-            plan,
-            warnings=(*plan.warnings, "setpriv (util-linux) is missing: a killed launcher's QEMU is cleared away late"),
-        )
-    return replace(plan, wrapper=(*plan.wrapper, host.setpriv, "--pdeathsig", "KILL", "--"))
+def find_tie(host: HostFacts, qemu: QemuFacts) -> Tie:
+    """How a QEMU is tied to its launcher on this host."""
+    return Tie(by_qemu=Feature.EXIT_WITH_PARENT in qemu.features, setpriv=host.setpriv)
 
 
 def confine(plan: Plan, host: HostFacts) -> Plan:

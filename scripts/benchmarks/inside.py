@@ -8,6 +8,7 @@ import filecmp
 import json
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from kvmctl.spec.load import from_mapping
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = 15
-COPIES = 5
+COPIES = 3
 SIZE = 256 << 20
 NAME = "bench-inside"
 
@@ -60,7 +61,10 @@ async def measure_exec(vm: kvmctl.Vm) -> list[Row]:
 
     found = await interleave_async(RUNS, ours, theirs)
     whole = await asyncio.to_thread(
-        interleave, RUNS, lambda: timed(command("exec", NAME, "--", "true")), lambda: timed(["python3", "-c", "pass"])
+        interleave,
+        RUNS,
+        lambda: timed(command("exec", NAME, "--", "true")),
+        lambda: timed([sys.executable, "-c", "pass"]),
     )
     return [
         compare("library: exec true, against an exchange with the agent by hand", *found, bound="≤ 1.3"),
