@@ -16,7 +16,7 @@ from benchmarks.measure import Row, compare, interleave, kvmctl, milliseconds, t
 
 IMAGES = Path(__file__).resolve().parents[2] / "machines/images"
 KERNELS = {"for clouds": IMAGES / "small-linux/vmlinuz", "for all hardware": IMAGES / "generic-linux/vmlinuz"}
-"""As scripts/build-guest makes them, with and without ``--generic``."""
+"""As scripts/build-guest makes them."""
 RUNS = 7
 BOUND = "≤ 0.6"
 _PATIENCE = 60.0

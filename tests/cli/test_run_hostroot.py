@@ -56,6 +56,13 @@ def test_a_machine_that_can_not_be_made_is_125(kvmctl: Kvmctl, words: list[str],
     assert (done.returncode, said in done.stderr) == (125, True), done.stderr
 
 
+def readable_kernel(home: str, *guest: str) -> tuple[str, ...]:
+    """The options for the kernel of a guest, copied to where a user without privileges can read it."""
+    source = Path(build(*guest)[0]).parent
+    shutil.copytree(source, f"{home}/kernel", ignore=lambda *_: ["apt", "lock"])
+    return "--kernel", f"{home}/kernel/vmlinuz"
+
+
 class TestGuests:
     """Each boots one."""
 
@@ -129,11 +136,10 @@ class TestGuests:
 
     @pytest.fixture
     def nobody(self) -> Iterator[tuple[list[str], dict[str, str]]]:
-        """The command line as a user without privileges has it, with an interpreter and a kernel that he can read."""
+        """The command line as a user without privileges has it, with an interpreter that he can read."""
         package = next(path for path in sys.path if path.endswith("site-packages"))
         with tempfile.TemporaryDirectory() as directory:
             os.chmod(directory, 0o755)
-            kernel = shutil.copytree(Path(build()[0]).parent, f"{directory}/kernel", ignore=lambda *_: ["apt", "lock"])
             home = Path(directory, "home")
             home.mkdir()
             os.chown(home, 65534, 65534)
@@ -152,7 +158,7 @@ class TestGuests:
                     shutil.which("setpriv")
                     and not subprocess.run(probe, env=env, capture_output=True, check=False).returncode
                 ):
-                    yield [*become, python, *PROGRAM[1:], *OPTIONS, "--kernel", f"{kernel}/vmlinuz"], env
+                    yield [*become, python, *PROGRAM[1:], *OPTIONS], env
                     return
         pytest.skip("no interpreter here can be read by a user without privileges")
 
@@ -164,7 +170,7 @@ class TestGuests:
         script = f"id -u; cat /etc/shadow; echo x >>/etc/passwd; echo x >{home}/given/x; echo x >{home}/x; uname -r"
         Path(home, "given").mkdir()
         os.chown(f"{home}/given", 65534, 65534)
-        argv = [*command, "--rwdir", f"{home}/given", "--", "sh", "-c", script]
+        argv = [*command, *readable_kernel(home), "--rwdir", f"{home}/given", "--", "sh", "-c", script]
         done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=PATIENCE, cwd="/")
         lines = done.stdout.splitlines()
         assert (done.returncode, lines[0], len(lines)) == (0, "0", 2), done.stderr
@@ -174,3 +180,15 @@ class TestGuests:
         assert os.stat(f"{home}/given/x").st_uid == 65534
         assert not Path(home, "x").exists()
         assert os.listdir(env["KVMCTL_RUNTIME_DIR"]) == []
+
+    @pytest.mark.parametrize(("guest", "code"), [("small-linux", 125), ("generic-linux", 0)])
+    def test_a_layer_over_files_of_others_needs_a_kernel_with_9p(
+        self, nobody: tuple[list[str], dict[str, str]], guest: str, code: int
+    ) -> None:
+        command, env = nobody
+        script = "echo x >/etc/new; cat /etc/new; echo y >>/etc/passwd; tail -n 1 /etc/passwd"
+        argv = [*command, *readable_kernel(env["HOME"], guest), "--rw", "--", "sh", "-c", script]
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=PATIENCE, cwd="/")
+        assert (done.returncode, done.stdout) == (code, "" if code else "x\ny\n"), done.stderr
+        assert not code or "it lacks 9p" in done.stderr
+        assert not os.path.exists("/etc/new")

@@ -348,7 +348,7 @@ async def test_the_kernel_for_all_hardware_shares_by_9p_where_that_is_all_there_
     roots: Roots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KVMCTL_VIRTIOFSD", "/no/virtiofsd")
-    wanted = HostRoot(kernel=build("--generic")[0], directory="/")
+    wanted = HostRoot(kernel=build("generic-linux")[0], directory="/")
     result = await run("grep ' / ' /proc/mounts; touch /etc/x; echo x >/etc/passwd", wanted, roots=roots)
     assert b" / 9p ro," in result.stdout
     assert result.stderr.count(b"Read-only file system") == 2
