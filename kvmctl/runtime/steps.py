@@ -11,6 +11,7 @@ from typing import assert_never
 
 from kvmctl.errors import HostError
 from kvmctl.image import qemuimg
+from kvmctl.plan.guest import MakeKeys, TellGuest
 from kvmctl.plan.layers import AddLayer, CopyImage
 from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, CreateOverlay, Plan, Step, StoreSecret
 from kvmctl.runtime import deferred, files
