@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kvmctl.errors import AgentError as AgentError
     from kvmctl.errors import AlreadyRunning as AlreadyRunning
     from kvmctl.errors import Busy as Busy
+    from kvmctl.errors import CommandFailed as CommandFailed
     from kvmctl.errors import ConsoleBusy as ConsoleBusy
     from kvmctl.errors import DeadlineExceeded as DeadlineExceeded
     from kvmctl.errors import HostError as HostError
@@ -125,6 +126,7 @@ _HOME = {
     "AgentError": "kvmctl.errors",
     "AlreadyRunning": "kvmctl.errors",
     "Busy": "kvmctl.errors",
+    "CommandFailed": "kvmctl.errors",
     "ConsoleBusy": "kvmctl.errors",
     "DeadlineExceeded": "kvmctl.errors",
     "HostError": "kvmctl.errors",

@@ -3,6 +3,7 @@
 ::
 
     KvmctlError                      exit code
+    ├── CommandFailed                 1   a command in the guest ended otherwise than it had to
     ├── SpecError                     3   the machine spec is wrong: every problem at once
     ├── NotFound                      4   no machine, file or medium of that name
     ├── NotRunning                    5   the machine is not running
@@ -53,6 +54,10 @@ class KvmctlError(Exception):
         if self.hint:
             parts.append(f"hint: {self.hint}")
         return "\n".join(parts)
+
+
+class CommandFailed(KvmctlError):
+    """A command in the guest did not end as it had to; `detail` is what it printed."""
 
 
 @dataclass(frozen=True, slots=True)

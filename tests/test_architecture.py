@@ -41,6 +41,7 @@ THIRD_PARTY_HOMES = {
     "qemu": ("kvmctl/runtime/monitor.py",),
     "typer": ("kvmctl/cli/",),
     "ctypes": ("kvmctl/ioctl/",),
+    "pytest": ("kvmctl/testing/plugin.py",),
 }
 LAZY = {
     "kvmctl/__init__.py",
@@ -49,6 +50,8 @@ LAZY = {
     "kvmctl/cli/session.py",
     "kvmctl/runtime/deferred.py",
     "kvmctl/runtime/detached.py",
+    "kvmctl/testing/__init__.py",
+    "kvmctl/testing/plugin.py",
 }
 """The doors through which modules are imported when they are needed, and not before."""
 
