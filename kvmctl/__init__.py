@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     from kvmctl.compile import compile_plan as compile_plan
     from kvmctl.errors import AgentError as AgentError
     from kvmctl.errors import AlreadyRunning as AlreadyRunning
+    from kvmctl.errors import AptError as AptError
     from kvmctl.errors import Busy as Busy
     from kvmctl.errors import CommandFailed as CommandFailed
     from kvmctl.errors import ConsoleBusy as ConsoleBusy
     from kvmctl.errors import DeadlineExceeded as DeadlineExceeded
+    from kvmctl.errors import DigestMismatch as DigestMismatch
+    from kvmctl.errors import DownloadError as DownloadError
     from kvmctl.errors import HostError as HostError
     from kvmctl.errors import ImageBusy as ImageBusy
     from kvmctl.errors import ImageError as ImageError
+    from kvmctl.errors import ImageMissing as ImageMissing
     from kvmctl.errors import KvmctlError as KvmctlError
     from kvmctl.errors import KvmUnavailable as KvmUnavailable
     from kvmctl.errors import LaunchFailed as LaunchFailed
@@ -45,19 +49,30 @@ if TYPE_CHECKING:
     from kvmctl.errors import TemplateMisfit as TemplateMisfit
     from kvmctl.guest.agent import Agent as Agent
     from kvmctl.guest.agent import AgentInfo as AgentInfo
+    from kvmctl.guest.init.session import Terminal as Terminal
     from kvmctl.guest.run import ExecResult as ExecResult
     from kvmctl.host.doctor import Report as Report
     from kvmctl.host.doctor import diagnose as diagnose
     from kvmctl.host.finding import Finding as Finding
     from kvmctl.host.record import Survey as Survey
     from kvmctl.host.survey import survey as survey
+    from kvmctl.image.build.debian import BuildProgress as BuildProgress
+    from kvmctl.image.build.debian import BuiltImage as BuiltImage
+    from kvmctl.image.build.debian import build_debian as build_debian
+    from kvmctl.image.catalogue import CatalogueEntry as CatalogueEntry
+    from kvmctl.image.pull import PulledImage as PulledImage
+    from kvmctl.image.pull import PullProgress as PullProgress
+    from kvmctl.image.record import Image as Image
+    from kvmctl.image.uses import ImageGarbage as ImageGarbage
     from kvmctl.plan.model import Plan as Plan
     from kvmctl.plan.option import render as render
     from kvmctl.plan.paths import MachinePaths as MachinePaths
     from kvmctl.plan.paths import Roots as Roots
+    from kvmctl.plan.preset import IMAGE_DISK_SIZE as IMAGE_DISK_SIZE
     from kvmctl.plan.shell import readable as readable
     from kvmctl.plan.shell import shell_script as shell_script
     from kvmctl.runtime.attach import attach as attach
+    from kvmctl.runtime.building import build_debian_image as build_debian_image
     from kvmctl.runtime.console import Console as Console
     from kvmctl.runtime.console import open_console as open_console
     from kvmctl.runtime.describe import Description as Description
@@ -75,6 +90,21 @@ if TYPE_CHECKING:
     from kvmctl.runtime.fork import Fork as Fork
     from kvmctl.runtime.fork import Template as Template
     from kvmctl.runtime.fork import load_template as load_template
+    from kvmctl.runtime.helper_locks import HelperInfo as HelperInfo
+    from kvmctl.runtime.hostroot.launch import launch_host_root as launch_host_root
+    from kvmctl.runtime.hostroot.launch import run_host_root as run_host_root
+    from kvmctl.runtime.hostroot.setting import HostRoot as HostRoot
+    from kvmctl.runtime.hostroot.vm import HostRootVm as HostRootVm
+    from kvmctl.runtime.images import ImageInfo as ImageInfo
+    from kvmctl.runtime.images import RemovedImage as RemovedImage
+    from kvmctl.runtime.images import available_images as available_images
+    from kvmctl.runtime.images import collect_images as collect_images
+    from kvmctl.runtime.images import image_names as image_names
+    from kvmctl.runtime.images import import_image as import_image
+    from kvmctl.runtime.images import list_images as list_images
+    from kvmctl.runtime.images import missing_images as missing_images
+    from kvmctl.runtime.images import pull_image as pull_image
+    from kvmctl.runtime.images import remove_image as remove_image
     from kvmctl.runtime.launch import launch as launch
     from kvmctl.runtime.launch import start as start
     from kvmctl.runtime.listing import MachineInfo as MachineInfo
@@ -125,13 +155,17 @@ _HOME = {
     "compile_plan": "kvmctl.compile",
     "AgentError": "kvmctl.errors",
     "AlreadyRunning": "kvmctl.errors",
+    "AptError": "kvmctl.errors",
     "Busy": "kvmctl.errors",
     "CommandFailed": "kvmctl.errors",
     "ConsoleBusy": "kvmctl.errors",
     "DeadlineExceeded": "kvmctl.errors",
+    "DigestMismatch": "kvmctl.errors",
+    "DownloadError": "kvmctl.errors",
     "HostError": "kvmctl.errors",
     "ImageBusy": "kvmctl.errors",
     "ImageError": "kvmctl.errors",
+    "ImageMissing": "kvmctl.errors",
     "KvmUnavailable": "kvmctl.errors",
     "KvmctlError": "kvmctl.errors",
     "LaunchFailed": "kvmctl.errors",
@@ -148,21 +182,32 @@ _HOME = {
     "StateError": "kvmctl.errors",
     "TemplateDamaged": "kvmctl.errors",
     "TemplateMisfit": "kvmctl.errors",
+    "Agent": "kvmctl.guest.agent",
+    "AgentInfo": "kvmctl.guest.agent",
+    "Terminal": "kvmctl.guest.init.session",
+    "ExecResult": "kvmctl.guest.run",
     "Report": "kvmctl.host.doctor",
     "diagnose": "kvmctl.host.doctor",
     "Finding": "kvmctl.host.finding",
     "Survey": "kvmctl.host.record",
     "survey": "kvmctl.host.survey",
-    "Agent": "kvmctl.guest.agent",
-    "AgentInfo": "kvmctl.guest.agent",
-    "ExecResult": "kvmctl.guest.run",
+    "BuildProgress": "kvmctl.image.build.debian",
+    "BuiltImage": "kvmctl.image.build.debian",
+    "build_debian": "kvmctl.image.build.debian",
+    "CatalogueEntry": "kvmctl.image.catalogue",
+    "PullProgress": "kvmctl.image.pull",
+    "PulledImage": "kvmctl.image.pull",
+    "Image": "kvmctl.image.record",
+    "ImageGarbage": "kvmctl.image.uses",
     "Plan": "kvmctl.plan.model",
     "render": "kvmctl.plan.option",
     "MachinePaths": "kvmctl.plan.paths",
     "Roots": "kvmctl.plan.paths",
+    "IMAGE_DISK_SIZE": "kvmctl.plan.preset",
     "readable": "kvmctl.plan.shell",
     "shell_script": "kvmctl.plan.shell",
     "attach": "kvmctl.runtime.attach",
+    "build_debian_image": "kvmctl.runtime.building",
     "Console": "kvmctl.runtime.console",
     "open_console": "kvmctl.runtime.console",
     "Description": "kvmctl.runtime.describe",
@@ -180,6 +225,21 @@ _HOME = {
     "Fork": "kvmctl.runtime.fork",
     "Template": "kvmctl.runtime.fork",
     "load_template": "kvmctl.runtime.fork",
+    "HelperInfo": "kvmctl.runtime.helper_locks",
+    "launch_host_root": "kvmctl.runtime.hostroot.launch",
+    "run_host_root": "kvmctl.runtime.hostroot.launch",
+    "HostRoot": "kvmctl.runtime.hostroot.setting",
+    "HostRootVm": "kvmctl.runtime.hostroot.vm",
+    "ImageInfo": "kvmctl.runtime.images",
+    "RemovedImage": "kvmctl.runtime.images",
+    "available_images": "kvmctl.runtime.images",
+    "collect_images": "kvmctl.runtime.images",
+    "image_names": "kvmctl.runtime.images",
+    "import_image": "kvmctl.runtime.images",
+    "list_images": "kvmctl.runtime.images",
+    "missing_images": "kvmctl.runtime.images",
+    "pull_image": "kvmctl.runtime.images",
+    "remove_image": "kvmctl.runtime.images",
     "launch": "kvmctl.runtime.launch",
     "start": "kvmctl.runtime.launch",
     "MachineInfo": "kvmctl.runtime.listing",
@@ -201,10 +261,10 @@ _HOME = {
     "create": "kvmctl.runtime.registry",
     "define": "kvmctl.runtime.registry",
     "files_of": "kvmctl.runtime.registry",
-    "find_spec": "kvmctl.runtime.specs",
     "read_spec": "kvmctl.runtime.registry",
     "remove": "kvmctl.runtime.registry",
     "write_spec": "kvmctl.runtime.registry",
+    "find_spec": "kvmctl.runtime.specs",
     "stop": "kvmctl.runtime.stop",
     "find_roots": "kvmctl.runtime.store",
     "TemplateInfo": "kvmctl.runtime.template",

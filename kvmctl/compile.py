@@ -18,6 +18,7 @@ from kvmctl.spec import boot, clock, cpu, credentials, devices, firmware, memory
 from kvmctl.spec.boot import Boot
 from kvmctl.spec.checks import clashes
 from kvmctl.spec.context import Context, Lowered, Part, join
+from kvmctl.spec.devices import share
 from kvmctl.spec.machine import Machine, Pci
 from kvmctl.spec.model import why
 from kvmctl.spec.place import place, spare_ports
@@ -87,6 +88,7 @@ def _context(
     qemu: QemuFacts,
     paths: MachinePaths,
 ) -> Context:
+    private_by = memory.private_by(machine.memory)
     return Context(
         name=name,
         platform=platform_of(kind.name) or "q35",
@@ -103,6 +105,8 @@ def _context(
         has_inputs=machine.inputs is not None,
         has_serial=bool(machine.serials),
         agent_on_serial=machine.agent is not None and machine.agent.transport == "serial",
+        private_by=private_by,
+        mapped_for=share.mapped_for(machine.shares, host, qemu, private_by=private_by),
     )
 
 
@@ -231,6 +235,7 @@ def _plan(machine: Machine, ctx: Context, whole: Lowered, *, verdict: Verdict) -
         memory=machine.memory.size,
         options=whole.options,
         fds=whole.fds,
+        helpers=whole.helpers,
         steps=whole.steps,
         inputs=whole.inputs,
         ports=whole.ports,
@@ -238,6 +243,7 @@ def _plan(machine: Machine, ctx: Context, whole: Lowered, *, verdict: Verdict) -
         consoles=whole.consoles,
         disks=whole.disks,
         networks=whole.networks,
+        shares=whole.shares,
         guest=Guest(
             acpi=machine.acpi,
             agent=machine.agent.transport if machine.agent else None,

@@ -6,6 +6,7 @@
     ├── CommandFailed                 1   a command in the guest ended otherwise than it had to
     ├── SpecError                     3   the machine spec is wrong: every problem at once
     ├── NotFound                      4   no machine, file or medium of that name
+    │   └── ImageMissing                  … nor image in the store
     ├── NotRunning                    5   the machine is not running
     ├── AlreadyRunning                6   it is, and somebody else started it
     ├── Busy                          7   a resource with one user at a time is taken
@@ -17,15 +18,18 @@
     │   ├── QemuNotFound
     │   ├── QemuTooOld
     │   ├── KvmUnavailable
-    │   └── TemplateMisfit                … a template was made by another QEMU, on another CPU, of something else
+    │   ├── TemplateMisfit                … a template was made by another QEMU, on another CPU, of something else
+    │   └── AptError                      … the distribution's packages can't be had
     ├── LaunchFailed                  9   QEMU was started and did not come up
     ├── DeadlineExceeded             10   no answer within the time given
     ├── QmpError                     11   QEMU refused a command
     │   └── MonitorLost                   … or hung up in the middle
     ├── AgentError                   12   the guest agent is absent, refused, or talks nonsense
     ├── ImageError                   13   a disk image can't be made or read
-    └── StateError                   14   files of kvmctl's own can't be read or written
-        └── TemplateDamaged               … files of a template are missing, or are not what they were
+    ├── StateError                   14   files of kvmctl's own can't be read or written
+    │   └── TemplateDamaged               … files of a template are missing, or are not what they were
+    └── DownloadError                18   an image can't be downloaded
+        └── DigestMismatch                … or is not the one that its publisher has
 
 A summary says what happened with the values quoted, the detail is the evidence (QEMU's own words), the hint is what
 to do next. Only ``kvmctl.cli`` prints these or turns them into an exit status. Imports nothing.
@@ -104,6 +108,17 @@ class NotFound(KvmctlError):
     exit_code = 4
 
 
+class ImageMissing(NotFound):
+    """The store has no image of that name. `image` is the name, `is_known` whether the catalogue knows it."""
+
+    def __init__(
+        self, summary: str, *, detail: str = "", hint: str = "", image: str = "", is_known: bool = False
+    ) -> None:
+        super().__init__(summary, detail=detail, hint=hint)
+        self.image = image
+        self.is_known = is_known
+
+
 class NotRunning(KvmctlError):
     """The machine is not running."""
 
@@ -164,6 +179,10 @@ class TemplateMisfit(HostError):
     """A template was made by another QEMU, on another CPU, or of something else than it is asked for."""
 
 
+class AptError(HostError):
+    """A package of the distribution can't be had: there is no apt, no such package, or no way to its mirror."""
+
+
 class LaunchFailed(KvmctlError):
     """QEMU was started and did not come up; `detail` holds its own words."""
 
@@ -214,3 +233,13 @@ class StateError(KvmctlError):
 
 class TemplateDamaged(StateError):
     """Files of a template are missing, or are not what they were when it was made."""
+
+
+class DownloadError(KvmctlError):
+    """An image can't be downloaded, or is not the one that its publisher has."""
+
+    exit_code = 18
+
+
+class DigestMismatch(DownloadError):
+    """What was downloaded is not what the publisher's checksum is of; nothing of it was kept."""

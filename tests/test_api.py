@@ -101,6 +101,9 @@ RESULTS = (
     kvmctl.Happening("web", kvmctl.Event("STOP", 1.0)),
     kvmctl.Balloon(1 << 20, {}, 0),
     kvmctl.Condition("event", "STOP"),
+    kvmctl.Image("web", "0f3c", "qcow2", 1 << 30, 1 << 20, 1.5, "https://example.org/web.qcow2"),
+    kvmctl.ImageInfo("web", None, problem="its file is gone"),
+    kvmctl.PullProgress("web", "downloading", 1, 2),
     kvmctl.Roots("/c", "/s", "/r", "/k").machine("web"),
     kvmctl.parse('memory = "16MiB"', source="web.toml", base="/"),
 )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kvmctl import Plan, prepare, readable, shell_script
+from kvmctl import Plan, missing_images, prepare, readable, shell_script
 from kvmctl.cli import output
 from kvmctl.cli.arguments import Json, Spec
 
@@ -42,6 +42,9 @@ def argv(
         _print_options(plan, explain=explain)
     for warning in plan.warnings:
         output.warn(warning)
+    for missing in missing_images(plan):
+        output.warn(missing.summary)
+        output.hint(missing)
 
 
 def _print_options(plan: Plan, *, explain: bool) -> None:
@@ -63,6 +66,7 @@ def _record(plan: Plan) -> dict[str, object]:
         "argv": [*plan.wrapper, plan.qemu, *(word for option in options for word in option["words"])],
         "options": options,
         "descriptors": [{"kind": type(source).__name__, **asdict(source)} for source in plan.fds],
+        "helpers": [asdict(helper) for helper in plan.helpers],
         "steps": [{"kind": type(step).__name__, **asdict(step)} for step in plan.steps],
         "before_run": [asdict(step) for step in plan.before_run],
         "warnings": plan.warnings,

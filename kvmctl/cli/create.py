@@ -9,7 +9,9 @@ from typing import Annotated, Final
 import typer
 
 import kvmctl
+from kvmctl import IMAGE_DISK_SIZE
 from kvmctl.cli import output
+from kvmctl.cli.arguments import complete_image
 from kvmctl.cli.starting import start_detached
 
 _SIZE: Final = re.compile(r"[\d.]+\s*[A-Za-z]*")
@@ -22,6 +24,15 @@ def create(
     disk: Annotated[
         list[str] | None,
         typer.Option("--disk", metavar="PATH|SIZE", help="An image, or the size of a new one. May be repeated."),
+    ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            "--image", metavar="IMAGE", help="The first disk begins as this image.", autocompletion=complete_image
+        ),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="SIZE", help="How large the image's disk is; 10GiB unless given.")
     ] = None,
     cdrom: Annotated[
         str | None, typer.Option("--cdrom", metavar="ISO", help="A CD, booted where no disk can be yet.")
@@ -42,6 +53,7 @@ def create(
     The spec is all there is to it: kvmctl edit NAME shows it, and takes everything there is no option for here.
 
     \b
+    kvmctl create web --image debian-12 --size 20GiB --forward 2222->22 --start
     kvmctl create web --memory 2GiB --cpus 2 --disk web.qcow2 --forward 8080->80 --start
     kvmctl create new --disk 20GiB --cdrom debian.iso --vnc
     """
@@ -50,7 +62,10 @@ def create(
     fields: dict[str, object] = {"memory": memory, "cpus": cpus}
     if uefi:
         fields["firmware"] = "uefi"
-    fields["disks"] = [*(_disk(text) for text in disk or ()), *([_cdrom(cdrom)] if cdrom else [])]
+    if size and not image:
+        raise typer.BadParameter("--size is for the disk of an --image; a new disk is --disk SIZE")
+    first = [{"image": image, "size": size or IMAGE_DISK_SIZE}] if image else []
+    fields["disks"] = [*first, *(_disk(text) for text in disk or ()), *([_cdrom(cdrom)] if cdrom else [])]
     fields["networks"] = [_network(bridge, forward or [])]
     if vnc:
         fields["vnc"] = True

@@ -58,6 +58,11 @@ def say(message: str) -> None:
     _write(sys.stderr, f"{printable(message)}\n")
 
 
+def redraw(line: str) -> None:
+    """Put `line` in place of the line that the cursor is on, on stderr: for what is drawn over and over."""
+    _write(sys.stderr, f"\r\x1b[K{printable(line)}")
+
+
 def say_bytes(data: bytes) -> None:
     """Pass `data` on to stderr as it is: what a guest's program wrote there."""
     _write_bytes(sys.stderr.buffer, data)
@@ -73,6 +78,11 @@ def fail(error: KvmctlError) -> None:
     say_marked("error", error.summary, colour="red")
     if error.detail:
         say(error.detail.rstrip("\n"))
+    hint(error)
+
+
+def hint(error: KvmctlError) -> None:
+    """Tell what to do about `error`, if that is known."""
     if error.hint:
         say_marked("hint", error.hint, colour="cyan")
 

@@ -13,9 +13,10 @@ import typer
 
 import kvmctl
 from kvmctl import Exit, ExitReason, KvmctlError, Vm, open_console, stop
-from kvmctl.cli import output, session, terminal
-from kvmctl.cli.arguments import complete_machine, complete_template
+from kvmctl.cli import hostroot, output, session, terminal
+from kvmctl.cli.arguments import OptionalSpec, complete_template
 from kvmctl.cli.exec import OUR_FAILURE, TIMED_OUT, stream
+from kvmctl.cli.pulling import pulling_what_is_missing
 
 _GOOD_ENDS: Final = {ExitReason.GUEST_SHUTDOWN, ExitReason.GUEST_RESET, ExitReason.HOST_QUIT}
 
@@ -24,15 +25,7 @@ _Opening: TypeAlias = Callable[[], AbstractAsyncContextManager[Vm]]
 
 
 def run(
-    machine: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MACHINE",
-            help="The machine's name, or the path of a spec (with a / or ending in .toml).",
-            autocompletion=complete_machine,
-            show_default=False,
-        ),
-    ] = None,
+    machine: OptionalSpec = None,
     command: Annotated[
         list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="Run this in it, then end it.")
     ] = None,
@@ -52,6 +45,20 @@ def run(
     timeout: Annotated[
         float | None, typer.Option("--timeout", "-t", min=0, metavar="SECONDS", help="End it after that.")
     ] = None,
+    host_root: hostroot.Flag = False,
+    root: hostroot.Root = None,
+    kernel: hostroot.Kernel = None,
+    modules: hostroot.Modules = None,
+    fetch: hostroot.Fetch = False,
+    append: hostroot.Append = "",
+    rw: hostroot.Writable = False,
+    rwdir: hostroot.Write = None,
+    cwd: hostroot.Directory = None,
+    user: hostroot.User = None,
+    env: hostroot.Env = None,
+    network: hostroot.Network = False,
+    memory: hostroot.Memory = None,
+    cpus: hostroot.Cpus = None,
 ) -> None:
     """Run a machine in the foreground, its console on this terminal.
 
@@ -62,21 +69,42 @@ def run(
     With a command, that is run through the guest agent once it answers, and its exit code becomes ours, as with
     kvmctl exec: 124 says that the time was up, 125 that it did not come to it.
 
+    An image's name stands for a machine of it: 2 CPUs, 1 GiB of memory, a network of its own and a disk that is an
+    overlay of the image, which is pulled first if it is not there. kvmctl argv NAME shows it.
+
+    With --host-root the machine is made of this host, and there is no spec: a kernel, and the host's root directory,
+    which the guest can't write whatever it does, or with --root another one. Without a command that is a shell. Its
+    streams are ours, byte for byte, its terminal is this one, and Ctrl-C and SIGTERM are the command's; a second one
+    ends the machine.
+
     \b
     kvmctl run tiny
+    kvmctl run debian-12
     kvmctl run machines/small-linux.toml -- uname -a
     kvmctl run --template web -- curl -s http://localhost
+    kvmctl run --host-root --kernel linux-image-cloud-amd64 -- uname -a
+    kvmctl run --host-root --kernel arch/x86/boot/bzImage --rwdir . -- make check
     """
-    words = command or []
+    options = hostroot.Options(
+        root, kernel, modules, fetch, append, rw, tuple(rwdir or ()), cwd, user, tuple(env or ()), network, memory, cpus
+    )
+    words = [*([machine] if machine is not None else ()), *(command or ())]  # with what is no machine before them
+    if host_root or root is not None:
+        if name is not None:
+            raise typer.BadParameter("a machine made of this host has no name to be given", param_hint="--name")
+        raise typer.Exit(hostroot.run(words, options, timeout=timeout))
+    if options != hostroot.Options():
+        raise typer.BadParameter("one of the options is for machines made of this host", param_hint="--host-root")
     if template is not None:
-        words = [*([machine] if machine is not None else []), *words]  # what stands first is no machine then
-    elif machine is None:
-        raise typer.BadParameter("say which: a MACHINE, or --template TEMPLATE")
-    what = template or machine or ""
-    opening: _Opening = partial(_fork if template is not None else kvmctl.launch, what, name=name)
+        opening: _Opening = partial(_fork, template, name=name)
+    elif machine is not None:
+        opening, words = partial(kvmctl.launch, machine, name=name), command or []
+    else:
+        raise typer.BadParameter("no machine is named", param_hint="MACHINE")
     if words:
         raise typer.Exit(_run_command(opening, words, timeout=timeout))
-    raise typer.Exit(session.run(_run(opening), timeout=timeout, doing=f"run {what}"))
+    doing = f"run {template or machine}"
+    raise typer.Exit(pulling_what_is_missing(lambda: session.run(_run(opening), timeout=timeout, doing=doing)))
 
 
 @asynccontextmanager
@@ -138,7 +166,9 @@ def _exit_code(vm: Vm, end: Exit) -> int:
 
 def _run_command(opening: _Opening, command: list[str], *, timeout: float | None) -> int:
     try:
-        return session.run(_launch_and_run(opening, command), timeout=timeout, doing=f"run {command[0]!r}")
+        return pulling_what_is_missing(
+            lambda: session.run(_launch_and_run(opening, command), timeout=timeout, doing=f"run {command[0]!r}")
+        )
     except KvmctlError as error:
         output.fail(error)
         return TIMED_OUT if isinstance(error, session.TimeIsUp) else OUR_FAILURE

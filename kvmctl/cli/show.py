@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from kvmctl import Description, Plan, describe
+from kvmctl import Description, HelperInfo, Plan, State, describe
 from kvmctl.cli import output, session
 from kvmctl.cli.arguments import Json, Name
 from kvmctl.cli.list import machine_record, note
@@ -39,6 +39,7 @@ def _record(found: Description) -> dict[str, object]:
         "state_directory": found.state,
         "status": found.status,
         "silence": found.silence or None,
+        "helpers": found.helpers,
         "plan": plan and {
             "source": plan.source,
             "uuid": plan.uuid,
@@ -50,6 +51,7 @@ def _record(found: Description) -> dict[str, object]:
             "consoles": plan.consoles,
             "disks": plan.disks,
             "networks": plan.networks,
+            "shares": plan.shares,
             "guest": plan.guest,
             "spec": plan.spec,
         },
@@ -66,6 +68,8 @@ def _pairs(found: Description) -> Iterator[tuple[str, str]]:
         yield "Process", str(machine.pid)
     if note(machine):
         yield "Problem" if machine.problem else "Last run", note(machine)
+    if machine.state is not State.STOPPED:
+        yield from (("Problem", lost_helper(helper)) for helper in found.helpers if not helper.is_alive)
     if found.plan:
         yield from _plan_pairs(found.plan)
     if found.status:
@@ -75,6 +79,12 @@ def _pairs(found: Description) -> Iterator[tuple[str, str]]:
     yield "Defined by", found.spec or "nothing: it was started from a file"
     yield "Files", found.run
     yield "", found.state
+
+
+def lost_helper(helper: HelperInfo) -> str:
+    """What is to be said of a helper that ended before its machine."""
+    words = f": {helper.last_words}" if helper.last_words else ""
+    return f"{helper.program} of {helper.key} has ended, and what it served is lost until a restart{words}"
 
 
 def _plan_pairs(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -90,5 +100,8 @@ def _plan_pairs(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "Disk", "  ".join(word for word in words if word)
     for network in plan.networks:
         yield "Network", "  ".join(word for word in (network.id, network.type, network.mac or "") if word)
+    for share in plan.shares:
+        words = [share.id, share.driver, share.path, f"on {share.mount}" if share.mount else f"tag {share.tag}"]
+        yield "Share", "  ".join(word for word in (*words, "read-only" if share.read_only else "") if word)
     for console in plan.consoles:
         yield "Console", f"{console.id}  {console.socket}"

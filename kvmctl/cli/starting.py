@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 import kvmctl
 from kvmctl.cli import output
 from kvmctl.cli.ending import ending_well
 
+if TYPE_CHECKING:
+    from kvmctl import Started
+
 
 def start_detached(machine: str, *, name: str | None = None) -> None:
-    """Start `machine`, print what is worth warning of, and its name."""
-    started = kvmctl.start_detached(machine, name=name)
+    """Start `machine`, its image pulled where it is missing; print what is worth warning of, and its name."""
+
+    def start() -> Started:
+        return kvmctl.start_detached(machine, name=name)
+
+    try:
+        started = start()
+    except kvmctl.ImageMissing:
+        started = import_module("kvmctl.cli.pulling").pulling_what_is_missing(start)
     for warning in started.warnings:
         output.warn(f"{started.name}: {warning}")
     output.emit(started.name)

@@ -12,7 +12,7 @@ import select
 import sys
 import termios
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from signal import Signals
 from typing import Final
@@ -26,7 +26,7 @@ LEAVE_KEY_NAME: Final = "Ctrl-]"
 
 async def join(vm: Vm, console: Console, *, from_now: bool, leave_on: tuple[Signals, ...] = ()) -> bool:
     """Join this terminal to `console` until the machine ends (True), or it was left by its key or a signal (False)."""
-    with _raw_mode():
+    with raw_mode():
         async with asyncio.TaskGroup() as group:
             if vm.has_console_log:
                 showing = group.create_task(_show(vm, from_now=from_now))
@@ -59,6 +59,15 @@ async def _type(console: Console, *, left: asyncio.Task[None]) -> None:
             left.cancel()
             return
         await _send(console, data, may_drop=is_terminal)
+
+
+async def typed() -> AsyncIterator[bytes]:
+    """What comes on standard input, until its end."""
+    keyboard = sys.stdin.fileno()
+    await _wait_readable(keyboard)
+    while data := os.read(keyboard, 65536):
+        yield data
+        await _wait_readable(keyboard)
 
 
 async def _send(console: Console, data: bytes, *, may_drop: bool) -> None:
@@ -99,7 +108,7 @@ async def _wait(descriptor: int, *, for_writing: bool) -> None:
 
 
 @contextmanager
-def _raw_mode() -> Iterator[None]:
+def raw_mode() -> Iterator[None]:
     """Give every key to the guest; the terminal is put back at the end."""
     if not sys.stdin.isatty():
         yield

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from kvmctl import HostError, KvmctlError, SpecError, prepare
+from kvmctl import HostError, ImageMissing, KvmctlError, SpecError, missing_images, prepare
 from kvmctl.cli import output
 from kvmctl.cli.arguments import Json, complete_machine
+
+_HERE: Final = (HostError, ImageMissing)
+"""What is no fault of the spec's."""
 
 
 def validate(
@@ -26,7 +29,8 @@ def validate(
     """Check a spec and name every problem in it.
 
     The spec is compiled for this host and its QEMU, so that a device which that QEMU lacks is a problem too. Images are
-    not looked at. A spec that is right but can't run here (no QEMU, no KVM) gets a warning.
+    not looked into. A spec that is right but can't run here (no QEMU, no KVM, an image that is not in the store) gets a
+    warning.
 
     \b
     kvmctl validate machines/web.toml
@@ -38,26 +42,28 @@ def validate(
     else:
         for spec, error in zip(specs, results, strict=True):
             _print(spec, error)
-    wrong = [error for error in results if error and not isinstance(error, HostError)]
+    wrong = [error for error in results if error and not isinstance(error, _HERE)]
     if wrong:
         raise typer.Exit(wrong[0].exit_code)
 
 
 def _check(spec: str) -> KvmctlError | None:
+    """What is wrong with the spec, or with this host for it."""
     try:
-        prepare(spec, remember=False)
+        missing = missing_images(prepare(spec, remember=False).plan)
     except KvmctlError as error:
         return error
-    return None
+    return missing[0] if missing else None
 
 
 def _print(spec: str, error: KvmctlError | None) -> None:
     match error:
         case None:
             output.emit(f"{spec}: no problems")
-        case HostError():
+        case HostError() | ImageMissing():
             output.emit(f"{spec}: no problems")
             output.warn(f"{spec} can't run here: {error.summary}")
+            output.hint(error)
         case _:
             output.fail(error)
 
@@ -66,7 +72,7 @@ def _record(spec: str, error: KvmctlError | None) -> dict[str, object]:
     problems = [asdict(problem) for problem in error.problems] if isinstance(error, SpecError) else []
     return {
         "spec": spec,
-        "valid": error is None or isinstance(error, HostError),
+        "valid": error is None or isinstance(error, _HERE),
         "problems": problems,
         "error": None if error is None else error.summary,
     }

@@ -20,8 +20,18 @@ class Verb:
     help: str
     """One line for the overview; the function's docstring begins with it, and a full stop."""
     verbs: tuple[Verb, ...] = ()
-    """The words that may follow, where this one is the name of a group and has no function of its own."""
+    """The words that must follow, where this one is a group's; its function does nothing and has the group's help."""
 
+
+IMAGE: Final = (
+    Verb("pull", "image", "pull", "Download images by their names in the catalogue, or by their addresses"),
+    Verb("import", "image", "import_", "Take a copy of an image's file into the store"),
+    Verb("build", "build", "build", "Build an image from a distribution's packages"),
+    Verb("list", "image", "list_", "List the images in the store, or all that can be had"),
+    Verb("rm", "image", "rm", "Remove images from the store"),
+    Verb("gc", "image", "gc", "Remove what of images nothing needs any more"),
+)
+"""What follows ``kvmctl image``."""
 
 TEMPLATE: Final = (
     Verb("create", "template", "create", "Boot a machine once and freeze it, to be forked"),
@@ -46,6 +56,7 @@ GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
         Verb("edit", "define", "edit", "Change a defined machine's spec in an editor"),
         Verb("rm", "define", "rm", "Remove a machine: its spec and everything kvmctl made for it"),
     ),
+    "Images": (Verb("image", "image", "image", "Get and keep the disk images that machines begin as", IMAGE),),
     "Running": (
         Verb("run", "run", "run", "Run a machine in the foreground, its console on this terminal"),
         Verb("start", "start", "start", "Start a machine and return"),

@@ -27,6 +27,11 @@ PACKAGES: Final = (
 FIRMWARE_DIRECTORIES: Final = ("/usr/share/qemu/firmware", "/etc/qemu/firmware")
 """The distribution's and the administrator's; the user's is ``$XDG_CONFIG_HOME/qemu/firmware``. Later ones win."""
 
+VHOST_USER_DIRECTORIES: Final = ("/etc/qemu/vhost-user", "/usr/share/qemu/vhost-user")
+"""Where programs that serve QEMU's devices are described, the user's own apart (docs/interop/vhost-user.json)."""
+VIRTIOFSD_PATHS: Final = ("/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd")
+"""Where distributions put it, off PATH."""
+
 _NODES: Final = ("/dev/kvm", "/dev/vhost-net", "/dev/vhost-vsock", "/dev/net/tun")
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 _HUGEPAGES: Final = "/sys/kernel/mm/hugepages"
@@ -95,6 +100,13 @@ def firmware_directories(env: Mapping[str, str], *, of_all: tuple[str, ...] = FI
     return (*of_all, *((f"{config}/qemu/firmware",) if config else ()))
 
 
+def list_descriptors(env: Mapping[str, str]) -> list[str]:
+    """The files that describe programs which serve QEMU's devices, in the order in which they count."""
+    config = env.get("XDG_CONFIG_HOME") or (f"{env['HOME']}/.config" if env.get("HOME") else "")
+    own = (f"{config}/qemu/vhost-user",) if config else ()
+    return [file for place in (*own, *VHOST_USER_DIRECTORIES) for file in _list(place) if file.endswith(".json")]
+
+
 def identify_host(env: Mapping[str, str]) -> list[object]:
     """What changes whenever something does that decides how a machine is compiled, a KVM that comes and goes apart."""
     return [
@@ -105,6 +117,8 @@ def identify_host(env: Mapping[str, str]) -> list[object]:
         [_read(os.path.join(pool, "free_hugepages")) for pool in _list(_HUGEPAGES)],
         shutil.which("setpriv"),
         [_stamp(file) for place in firmware_directories(env) for file in _list(place) if file.endswith(".json")],
+        [env.get("KVMCTL_VIRTIOFSD"), shutil.which("virtiofsd")],
+        [_stamp(file) for file in (*list_descriptors(env), *VIRTIOFSD_PATHS) if os.path.exists(file)],
     ]
 
 

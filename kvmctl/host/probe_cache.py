@@ -1,6 +1,6 @@
-"""What was learnt of QEMU binaries, kept from one command to the next.
+"""What was learnt of QEMU binaries, and of those beside them, kept from one command to the next.
 
-Two files a binary: its raw replies, and the facts derived from them, small enough that every command can read them.
+Two files a QEMU: its raw replies, and the facts derived from them, small enough that every command can read them.
 Each holds the identity of the binary it describes; a file that is of another binary, of another kvmctl, or damaged,
 is no file. A cache that can't be written costs time and nothing else.
 """
@@ -54,6 +54,18 @@ class Entry:
             _make_private(self.directory)
             self._save("replies", {"rules": [FORMAT], "replies": replies})
             self._save("facts", {"rules": _RULES, "facts": facts.dumps()})
+
+    def load_help(self) -> str | None:
+        """What the program at the path prints of itself, if it is of this binary."""
+        record = self._load("help", rules=[FORMAT])
+        text = record.get("help") if record else None
+        return text if isinstance(text, str) else None
+
+    def save_help(self, text: str) -> None:
+        """Keeps what the program printed. Does nothing if the directory can't be written."""
+        with suppress(OSError):
+            _make_private(self.directory)
+            self._save("help", {"rules": [FORMAT], "help": text})
 
     def _file(self, kind: str) -> Path:
         # Two paths of one name and sum would take turns: each is only ever read for the identity that it holds.

@@ -20,6 +20,8 @@ class Program:
     """By this release; the others are only told of."""
     elsewhere: tuple[str, ...] = field(default=())
     """Directories off PATH where distributions put it."""
+    without: str = ""
+    """What is done without it; empty where nothing can be."""
 
 
 def _everywhere(package: str) -> dict[str, str]:
@@ -45,8 +47,9 @@ PROGRAMS: Final[tuple[Program, ...]] = (
         "virtiofsd",
         "shares directories with guests",
         _everywhere("virtiofsd"),
-        is_used=False,
+        is_used=True,
         elsewhere=("/usr/libexec", "/usr/lib", "/usr/lib/qemu"),
+        without="9p is used, which not every guest's kernel has",
     ),
 )
 """In the order in which they are told of."""

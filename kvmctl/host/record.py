@@ -171,6 +171,8 @@ class Survey:
     iommu: Iommu = field(default_factory=Iommu)
     programs: Mapping[str, str | None] = field(default_factory=dict)
     """Where each helper program is; None for those that are missing."""
+    virtiofsd_problem: str = ""
+    """Why the virtiofsd that is there does not work; empty where it does, or there is none."""
     format: int = FORMAT
 
     def dumps(self) -> str:

@@ -36,6 +36,7 @@ from kvmctl.host.record import (
     System,
     User,
 )
+from kvmctl.host.virtiofsd import probe_virtiofsd
 from kvmctl.ioctl.inventory import take
 from kvmctl.ioctl.kernel import ROOT
 from kvmctl.plan.facts import QemuFacts
@@ -72,7 +73,13 @@ def survey(root: Path = ROOT, *, env: Mapping[str, str] = os.environ) -> Survey:
         cgroups=_look_at_cgroups(root),
         iommu=_look_at_iommu(root),
         programs={program.name: find_program(program, env=env) for program in PROGRAMS},
+        virtiofsd_problem=_find_virtiofsd_problem(env),
     )
+
+
+def _find_virtiofsd_problem(env: Mapping[str, str]) -> str:
+    daemon = probe_virtiofsd(env=env, cache=None)
+    return daemon.reason if daemon.path else ""
 
 
 def _look_at_system(root: Path, *, env: Mapping[str, str]) -> System:

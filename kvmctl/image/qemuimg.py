@@ -48,10 +48,26 @@ def virtual_size(program: str, path: str, *, image_format: str) -> int:
     return int(json.loads(result.stdout)["virtual-size"])
 
 
-def convert(program: str, source: str, path: str, *, source_format: str, image_format: str) -> None:
-    """Copy `source` to `path` in another format, 0600, whole or not at all. Raises ImageError."""
+def create_overlay(program: str, path: str, *, backing: str, backing_format: str, size: int) -> None:
+    """Make a qcow2 overlay of `backing` with `size` bytes, 0600; it is at `path` whole or not at all.
+
+    Raises ImageError.
+    """
     partial = f"{path}.{os.getpid()}.part"
-    argv = [program, "convert", "-q", "-f", source_format, "-O", image_format, source, partial]
+    argv = [program, "create", "-q", "-f", "qcow2", "-b", backing, "-F", backing_format, partial, str(size)]
+    _run(argv, partial, path, verb="create")
+
+
+def convert(
+    program: str, source: str, path: str, *, source_format: str, image_format: str, compressed: bool = False
+) -> None:
+    """Copy `source` to `path` in another format, 0600, whole or not at all. Raises ImageError.
+
+    Compressed is by zstd, which only qcow2 can be.
+    """
+    partial = f"{path}.{os.getpid()}.part"
+    options = ["-c", "-o", "compression_type=zstd"] if compressed else []
+    argv = [program, "convert", "-q", *options, "-f", source_format, "-O", image_format, source, partial]
     _run(argv, partial, path, verb="convert")
 
 

@@ -26,4 +26,4 @@ def tie(plan: Plan, how: Tie) -> Plan:
             plan,
             warnings=(*plan.warnings, "setpriv (util-linux) is missing: a killed launcher's QEMU is cleared away late"),
         )
-    return replace(plan, wrapper=(how.setpriv, "--pdeathsig", "KILL", "--"))
+    return replace(plan, wrapper=(*plan.wrapper, how.setpriv, "--pdeathsig", "KILL", "--"))

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from kvmctl.plan.features import Feature
+from kvmctl.plan.virtiofsd import Virtiofsd
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,8 @@ class HostFacts:
     """Free pages by page size in bytes."""
     setpriv: str | None = None
     """Path of util-linux's ``setpriv``, which ties a captive machine to its launcher."""
+    virtiofsd: Virtiofsd = field(default_factory=Virtiofsd)
+    """Looked for where a machine shares directories."""
 
 
 @dataclass(frozen=True, slots=True)

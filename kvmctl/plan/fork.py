@@ -13,9 +13,10 @@ from typing import Any, Final, TypeVar
 
 from kvmctl.plan.features import Feature
 from kvmctl.plan.layers import AddLayer, CopyImage, SharedLock
-from kvmctl.plan.model import CopyNvram, CreateImage, Input, OpenFile, Plan, QmpStep, Step
+from kvmctl.plan.model import CopyNvram, CreateImage, CreateOverlay, Input, OpenFile, Plan, QmpStep, Step
 from kvmctl.plan.option import Fd, Option, Value, jsonopt, text
 from kvmctl.plan.paths import MachinePaths
+from kvmctl.plan.share import InputDirectory
 from kvmctl.plan.template_paths import TemplatePaths
 
 IGNORE_SHARED: Final = {"capability": "x-ignore-shared", "state": True}
@@ -26,6 +27,9 @@ _WHY: Final = "default: a fork goes on where its template was frozen"
 _STATE: Final = "device-state"
 _PLACE: Final = MachinePaths("fork", "/fork/run", "/fork/state")
 """Stands for a fork's own directories in the plan that all forks of a template have in common."""
+
+_DISKS: Final = "/fork/disks"
+"""Stands for the directory of what a fork writes of its disks."""
 
 T = TypeVar("T")
 
@@ -93,7 +97,7 @@ def fork_plan(plan: Plan, *, where: Frozen, features: frozenset[Feature]) -> Pla
 
 def place(plan: Plan, paths: MachinePaths, *, uuid: str) -> Plan:
     """The fork's plan for one fork: its name, its directories, its UUID."""
-    plan = _moved(plan, {_PLACE.run: paths.run, _PLACE.state: paths.state})
+    plan = _moved(plan, {_PLACE.run: paths.run, _PLACE.state: paths.state, _DISKS: paths.disks})
     options = tuple(_identified(option, paths.name, uuid) for option in plan.options)
     return replace(plan, name=paths.name, uuid=uuid, options=options)
 
@@ -153,17 +157,17 @@ def _block_node(option: Option, own: tuple[Layer, ...]) -> Iterator[Option]:
 
 def _steps(plan: Plan) -> Iterator[Step]:
     """Images were made with the template; secrets are made for every run."""
-    yield from (step for step in plan.steps if not isinstance(step, CreateImage | CopyNvram | AddLayer))
+    yield from (step for step in plan.steps if not isinstance(step, CreateImage | CreateOverlay | CopyNvram | AddLayer))
 
 
-def _inputs(plan: Plan, own: tuple[Layer, ...]) -> Iterator[Input]:
+def _inputs(plan: Plan, own: tuple[Layer, ...]) -> Iterator[Input | InputDirectory]:
     """What a fork reads of the host, as its template did; its disks' layers are the template's own affair."""
     mine = {layer.path for layer in own}
     yield from (item for item in plan.inputs if item.path not in mine)
 
 
 def _overlay(layer: Layer) -> str:
-    return join(_PLACE.state, "disks", f"{layer.node}.qcow2")
+    return join(_DISKS, f"{layer.node}.qcow2")
 
 
 def _find(own: tuple[Layer, ...], node: object) -> Layer | None:

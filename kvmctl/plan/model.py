@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias
 
 from kvmctl.plan import option
+from kvmctl.plan.helper import Helper, Tree
 from kvmctl.plan.layers import AddLayer, CopyImage, SharedLock
 from kvmctl.plan.option import Fd, Option
+from kvmctl.plan.share import InputDirectory, SharedDirectory
 
 FORMAT: Final = 1
 """Raised when an older kvmctl could not read a plan any more."""
@@ -79,6 +81,21 @@ class CreateImage:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateOverlay:
+    """A qcow2 overlay of the image `image` in the store `store`, to be made if it is not there.
+
+    Which image bears the name is settled when the overlay is made, and from then on the overlay itself says what it
+    lies over. `size` in bytes; the overlay is as large as the image where that is larger, or where it is None.
+    """
+
+    path: str
+    store: str
+    image: str
+    size: int | None
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class CopyNvram:
     """UEFI variables to be copied from the firmware's template, as qcow2, if they are not there."""
 
@@ -106,7 +123,7 @@ class CopySecret:
     key: str
 
 
-Step: TypeAlias = CreateImage | CopyNvram | StoreSecret | CopySecret | AddLayer | CopyImage
+Step: TypeAlias = CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret | AddLayer | CopyImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,15 +222,18 @@ class Plan:
     """Bytes at boot."""
     options: tuple[Option, ...]
     fds: tuple[FdSource, ...]
+    helpers: tuple[Helper, ...] = ()
+    """Started before QEMU, and gone with it."""
     wrapper: tuple[str, ...] = ()
     """The command that QEMU is started through, which becomes QEMU; ties a captive machine to its launcher."""
     steps: tuple[Step, ...] = ()
-    inputs: tuple[Input, ...] = ()
+    inputs: tuple[Input | InputDirectory, ...] = ()
     ports: tuple[Port, ...] = ()
     before_run: tuple[QmpStep, ...] = ()
     consoles: tuple[Console, ...] = ()
     disks: tuple[Disk, ...] = ()
     networks: tuple[Network, ...] = ()
+    shares: tuple[SharedDirectory, ...] = ()
     guest: Guest = field(default_factory=lambda: Guest(acpi=True, agent=None))
     template: str | None = None
     """The template that the machine is a fork of."""
@@ -247,8 +267,9 @@ class Plan:
 _CLASSES: Final[dict[str, Any]] = {
     cls.__name__: cls
     for cls in (
-        Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CopyNvram, StoreSecret, CopySecret,
-        Input, Port, QmpStep, Console, Disk, Network, Guest, SharedLock, AddLayer, CopyImage, Fd,
+        Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CreateOverlay, CopyNvram,
+        StoreSecret, CopySecret, Input, InputDirectory, Port, QmpStep, Console, Disk, Network, Guest,
+        SharedDirectory, Helper, Tree, Fd, SharedLock, AddLayer, CopyImage,
     )
 }  # fmt: skip
 

@@ -21,6 +21,9 @@ SUN_PATH_MAX: Final = 107
 (``<linux/un.h>``)."""
 
 
+HELPER_LOCK: Final = ".helper.lock"
+"""How the names of helper programs' locks end, so that those of a plan that can't be read are found too."""
+
 NAME: Final = r"(?!.*\.\.)(?!.*\.(toml|json)$)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 """What a machine may be called: its name is the name of directories, and QEMU's ``-name``, and must not be taken for
 that of a file."""
@@ -34,10 +37,10 @@ def is_name(text: str) -> bool:
     return re.fullmatch(NAME, text) is not None
 
 
-def check_name(name: str) -> str:
-    """`name` itself. Raises NotFound where no machine can be called that."""
+def check_name(name: str, *, of: str = "machine") -> str:
+    """`name` itself. Raises NotFound where no machine (or what else it is `of`) can be called that."""
     if not is_name(name):
-        raise NotFound(f"no machine can be called {name!r}", hint=f"A name is {NAME_ALLOWED}.")
+        raise NotFound(f"no {of} can be called {name!r}", hint=f"A name is {NAME_ALLOWED}.")
     return name
 
 
@@ -98,15 +101,6 @@ class Roots:
         return join(self.cache, "tests", f"{check_name(template)}.lock")
 
     @property
-    def forks(self) -> str:
-        """What forks write of their disks, one directory each, as long as there is a run directory of that name."""
-        return join(self.state, "forks")
-
-    def fork(self, name: str) -> MachinePaths:
-        """The paths of one fork. Raises NotFound for what can't be a machine's name."""
-        return MachinePaths(name=name, run=join(self.runtime, check_name(name)), state=join(self.forks, name))
-
-    @property
     def templates(self) -> str:
         """Frozen machines, one directory each."""
         return join(self.state, "templates")
@@ -119,18 +113,59 @@ class Roots:
         """Where a template is made, to be renamed when it is whole: nobody looks at a name that begins with a dot."""
         return TemplatePaths(name=name, directory=join(self.templates, f".{check_name(name)}"))
 
+    @property
+    def images(self) -> str:
+        """Disk images by content, and the names they go by: what machines' disks are overlays of."""
+        return join(self.state, "images")
+
+    @property
+    def ephemeral(self) -> str:
+        """What machines that keep nothing write while they run: too much for a run directory, which is often memory."""
+        return join(self.state, "ephemeral")
+
+    @property
+    def downloads(self) -> str:
+        """Images on their way here: what a pull that was broken off goes on from."""
+        return join(self.cache, "downloads")
+
+    @property
+    def builds(self) -> str:
+        """Where images are built: a directory for each build and its lock, both gone when it ends."""
+        return join(self.cache, "builds")
+
+    @property
+    def catalogue(self) -> str:
+        """The user's own additions to the catalogue of images."""
+        return join(self.config, "images.toml")
+
+    @property
+    def kernel_cache(self) -> str:
+        """Kernels out of the distribution's packages: image and modules, a directory each."""
+        return join(self.cache, "kernels")
+
+    def kernel(self, package: str) -> str:
+        """The kernel of one package."""
+        return join(self.kernel_cache, package)
+
+    @property
+    def boot_cache(self) -> str:
+        """Kernels unpacked and initramfs archives for machines made of this host, by what they were made of."""
+        return join(self.cache, "boot")
+
     def spec(self, name: str) -> str:
         """A defined machine's spec; the machine is defined by this file being there. Raises NotFound."""
         return join(self.machines, f"{check_name(name)}.toml")
 
     def machine(self, name: str, *, ephemeral: bool = False) -> MachinePaths:
         """The paths of one machine. An ephemeral one keeps its state under its run directory, and both go together.
+        Its disks lie elsewhere, and go with them all the same.
 
         Raises NotFound for what can't be a machine's name: nothing else is ever made into a path.
         """
         run = join(self.runtime, check_name(name))
         state = join(run, "state") if ephemeral else join(self.state, "machines", name)
-        return MachinePaths(name=name, run=run, state=state)
+        scratch = join(self.ephemeral, name)
+        return MachinePaths(name, run, state, images=self.images, scratch=scratch, is_ephemeral=ephemeral)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +175,11 @@ class MachinePaths:
     name: str
     run: str
     state: str
+    images: str = ""
+    """The image store, which all machines share."""
+    scratch: str = ""
+    """The disks of an ephemeral run of the machine; gone with the run directory."""
+    is_ephemeral: bool = False
 
     @property
     def lock(self) -> str:
@@ -204,6 +244,22 @@ class MachinePaths:
         """QEMU's stderr."""
         return join(self.run, "qemu.log")
 
+    def helper_socket(self, stem: str) -> str:
+        """The socket of a helper program, by its id, for the moment that connecting to it takes."""
+        return join(self.run, f"{stem}.helper.sock")
+
+    def helper_lock(self, stem: str) -> str:
+        """Locked exactly while the helper program of that id lives, which inherits the locked descriptor."""
+        return join(self.run, stem + HELPER_LOCK)
+
+    def helper_log(self, stem: str) -> str:
+        """What the helper program of that id prints."""
+        return join(self.run, f"{stem}.helper.log")
+
+    def helper_tree(self, stem: str) -> str:
+        """An empty directory, where the helper program of that id has the tree it serves: mounted for it alone."""
+        return join(self.run, f"{stem}.tree")
+
     @property
     def secrets(self) -> str:
         """Secrets given by environment, one file each, for QEMU to read."""
@@ -217,7 +273,7 @@ class MachinePaths:
     @property
     def disks(self) -> str:
         """Disk images created for this machine that have no path of their own."""
-        return join(self.state, "disks")
+        return self.scratch if self.is_ephemeral else join(self.state, "disks")
 
     @property
     def nvram(self) -> str:
@@ -260,6 +316,41 @@ class MachinePaths:
     def secret(self, stem: str) -> str:
         """The file of one secret, by its object's id."""
         return join(self.secrets, stem)
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePaths:
+    """The files of the image store in the directory `root`."""
+
+    root: str
+
+    @property
+    def blobs(self) -> str:
+        """Images, each called by the SHA-256 of its content: 0400, and never changed."""
+        return join(self.root, "sha256")
+
+    @property
+    def names(self) -> str:
+        """What the images are called, and what is known of them."""
+        return join(self.root, "names")
+
+    @property
+    def incoming(self) -> str:
+        """Images on their way in, each locked by who brings it."""
+        return join(self.root, "incoming")
+
+    @property
+    def lock(self) -> str:
+        """Locked by all who use an image's name, and alone by who adds or removes."""
+        return join(self.root, "lock")
+
+    def blob(self, digest: str) -> str:
+        """The image with this digest."""
+        return join(self.blobs, digest)
+
+    def record(self, name: str) -> str:
+        """Which image bears the name, and where it is from, as JSON. Raises NotFound for what can't be a name."""
+        return join(self.names, f"{check_name(name, of='image')}.json")
 
 
 def fits_sun_path(path: str) -> bool:

@@ -14,8 +14,20 @@ from shlex import join, quote
 from typing import Final, assert_never
 
 from kvmctl.plan.layers import AddLayer, CopyImage
-from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, Listen, OpenFile, Plan, Step, StoreSecret, Tap
+from kvmctl.plan.model import (
+    CopyNvram,
+    CopySecret,
+    CreateImage,
+    CreateOverlay,
+    Listen,
+    OpenFile,
+    Plan,
+    Step,
+    StoreSecret,
+    Tap,
+)
 from kvmctl.plan.option import Option, Value, descriptor_names, render_option
+from kvmctl.plan.paths import ImagePaths
 
 _REDIRECTIONS: Final = {"read": "<", "write": "<>", "append": ">>"}
 _HANDED_OVER: Final = frozenset({"fd", "fds", "vhostfd", "vhostfds"})
@@ -35,6 +47,7 @@ def shell_script(plan: Plan) -> str:
     lines = [f"# {plan.name}, but for what only kvmctl can hand over: the journal, its own monitor, the lock."]
     lines += [f"# console: socat -,rawer UNIX-CONNECT:{quote(console.socket)}" for console in plan.consoles]
     lines += [f"# then, on the monitor: {_command(step.execute, step.arguments)}" for step in plan.before_run]
+    lines += [f"# left out, for {item.program} is started with QEMU: {item.key}" for item in plan.helpers]
     lines += [f"mkdir -p -m 700 {quote(folder)}" for folder in dict.fromkeys(dirname(item.path) for item in sockets)]
     lines += [line for step in plan.steps for line in _step_lines(step)]
     lines += [line for tap in taps for line in _tap_lines(tap)]
@@ -57,7 +70,7 @@ def _standalone(plan: Plan) -> Iterator[Option]:
                 continue
             case "chardev" if option.body["id"] in served:
                 continue
-            case "mon" | "object" if option.body.get("chardev") in served:
+            case "mon" | "object" | "device" if option.body.get("chardev") in served:
                 continue
             case "chardev" if fds and fds[0] in paths:
                 body = {"path" if key == "fd" else key: value for key, value in option.body.items()}
@@ -102,6 +115,8 @@ def _step_lines(step: Step) -> Iterator[str]:
     match step:
         case CreateImage():
             yield f"[ -e {path} ] || qemu-img create -q -f {step.format} {path} {step.size}"
+        case CreateOverlay():
+            yield f"[ -e {path} ] || {_overlay_command(step)}"
         case CopyNvram():
             source = f"-f {step.template_format} -O qcow2 {quote(step.template)}"
             yield f"[ -e {path} ] || qemu-img convert {source} {path}"
@@ -116,6 +131,19 @@ def _step_lines(step: Step) -> Iterator[str]:
             yield f"[ -e {path} ] || cp {quote(step.source)} {path}"
         case _:
             assert_never(step)
+
+
+def _overlay_command(step: CreateOverlay) -> str:
+    """Makes an overlay of whatever image bears the name then, by its record: JSON with a key a line."""
+    paths = ImagePaths(step.store)
+    record = quote(paths.record(step.image))
+
+    def known(key: str) -> str:
+        return f'$(sed -n \'s/^ "{key}": "*\\([0-9a-z]*\\).*/\\1/p\' {record})'
+
+    size = "" if step.size is None else f' "$(( {known("size")} > {step.size} ? {known("size")} : {step.size} ))"'
+    base = f'-b {quote(paths.blobs)}/"{known("digest")}" -F "{known("format")}"'
+    return f"qemu-img create -q -f qcow2 {base} {quote(step.path)}{size}"
 
 
 def _command(execute: str, arguments: Mapping[str, object]) -> str:

@@ -18,6 +18,7 @@ from kvmctl.plan.layers import AddLayer
 from kvmctl.plan.model import Disk, Input, Plan
 from kvmctl.plan.option import Form, Option, Value, jsonopt
 from kvmctl.plan.paths import MachinePaths
+from kvmctl.plan.share import InputDirectory
 from kvmctl.plan.template_paths import TemplatePaths
 
 GENERATION_ID: Final = "vmgenid"
@@ -101,7 +102,7 @@ def _problems(plan: Plan, machine: MachinePaths) -> Iterator[Problem]:
                     "type = 'user'; or plug a card into each fork: netdev_add, device_add",
                 )
             case "object" if option.body.get("id") == _MEMORY:
-                yield from _memory_problems(option)
+                yield from _memory_problems(option, is_shared=plan.spec["memory"]["shared"])
             case "blockdev" if option.body["driver"] == "host_device" and not option.body["read-only"]:
                 message = "what is below the disks of forks must stay as it is, and a device may change"
                 yield Problem(_key(option), message, f"'{option.body['filename']}'", "path = an image")
@@ -124,13 +125,13 @@ def _device_problems(option: Option) -> Iterator[Problem]:
         yield Problem(_BALLOON, message, allowed="leave it out")
 
 
-def _memory_problems(option: Option) -> Iterator[Problem]:
+def _memory_problems(option: Option, *, is_shared: bool) -> Iterator[Problem]:
     body = option.body
     if body.get("hugetlb"):
         yield Problem("memory.hugepages", "the memory of a template is a file with pages of the usual size")
     if body["qom-type"] == "memory-backend-file":
         yield Problem("memory.source", "the memory of a template is a file of its own", "'file'", "leave it out")
-    if body.get("share"):
+    if is_shared:
         yield Problem("memory.shared", "forks have memory of their own, which nobody else can map", "true", "false")
 
 
@@ -152,10 +153,11 @@ def _relayered(disk: Disk, template: TemplatePaths) -> Disk:
     return replace(disk, path=template.layer(disk.id), format="qcow2")
 
 
-def _inputs(plan: Plan, layered: list[Disk]) -> Iterator[Input]:
+def _inputs(plan: Plan, layered: list[Disk]) -> Iterator[Input | InputDirectory]:
     """An image below a layer is only read."""
     below = {disk.path for disk in layered}
-    yield from (replace(item, writable=False) if item.path in below else item for item in plan.inputs)
+    for item in plan.inputs:
+        yield replace(item, writable=False) if isinstance(item, Input) and item.path in below else item
 
 
 def _options(plan: Plan, template: TemplatePaths, layered: Mapping[str | None, Disk]) -> Iterator[Option]:

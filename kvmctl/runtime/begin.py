@@ -60,12 +60,13 @@ class Beginning:
         """
         status = self._end_child(is_dying=isinstance(cause, KvmctlError))
         log = files.read_tail(self.paths.qemu_log, limit=_LOG_TAIL)
+        spoiler = deferred.explain_failure(self.plan, self.child.helpers) if self.child.helpers else None
         self.undo.close()
         if isinstance(cause, TimeoutError):
             return DeadlineExceeded(f"QEMU of {self.plan.name!r} did not come up within {START_SECONDS:g} s")
         if status is None or not isinstance(cause, KvmctlError):
             return cause
-        return deferred.explain_exit(self.plan.name, source=self.plan.source, status=status, log=log)
+        return spoiler or deferred.explain_exit(self.plan.name, source=self.plan.source, status=status, log=log)
 
     def _end_child(self, *, is_dying: bool) -> int | None:
         """QEMU's exit status if it ended by itself; None if it had to be killed."""
@@ -77,6 +78,7 @@ class Beginning:
         status = child.reap()
         child.process.close()
         child.close_sockets()
+        child.end_helpers()
         return status if died else None
 
 

@@ -3,15 +3,20 @@ goes through."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from kvmctl.plan.model import Tap, VhostNet
+from kvmctl.runtime.store import find_roots
 
 if TYPE_CHECKING:
     from kvmctl.errors import KvmctlError, NotFound
     from kvmctl.image.holders import Holder
+    from kvmctl.plan.helper import Helper
+    from kvmctl.plan.model import CreateOverlay, Plan, Tap, VhostNet
     from kvmctl.plan.paths import Roots
+    from kvmctl.runtime.helpers import RunningHelper
 
 
 def open_tap(source: Tap) -> list[int]:
@@ -54,6 +59,23 @@ def find_listener(port: int) -> Holder | None:
     return holder
 
 
+def check_overlay(step: CreateOverlay) -> None:
+    """`kvmctl.image.overlay.check`."""
+    import_module("kvmctl.image.overlay").check(step, catalogue=find_roots().catalogue)
+
+
+def image_file(step: CreateOverlay) -> str:
+    """The file of the image that an overlay is to be made of. Raises ImageMissing."""
+    overlay = import_module("kvmctl.image.overlay")
+    found: str = overlay.file_of(step, catalogue=find_roots().catalogue)
+    return found
+
+
+def create_overlay(step: CreateOverlay, *, qemu: str) -> None:
+    """`kvmctl.image.overlay.create`."""
+    import_module("kvmctl.image.overlay").create(step, qemu=qemu, catalogue=find_roots().catalogue)
+
+
 def explain_exit(name: str, *, source: str, status: int | None, log: str) -> KvmctlError:
     """`kvmctl.runtime.verdict.explain`."""
     error: KvmctlError = import_module("kvmctl.runtime.verdict").explain(name, source=source, status=status, log=log)
@@ -63,4 +85,24 @@ def explain_exit(name: str, *, source: str, status: int | None, log: str) -> Kvm
 def no_spec(reference: str, roots: Roots) -> NotFound:
     """`kvmctl.runtime.listing.no_spec`."""
     error: NotFound = import_module("kvmctl.runtime.listing").no_spec(reference, roots)
+    return error
+
+
+def image_names(roots: Roots) -> set[str]:
+    """`kvmctl.runtime.images.image_names`."""
+    names: set[str] = import_module("kvmctl.runtime.images").image_names(roots)
+    return names
+
+
+def start_helper(helper: Helper, *, env: Mapping[str, str], undo: ExitStack) -> tuple[int, RunningHelper]:
+    """`kvmctl.runtime.helpers.start_helper`."""
+    started: tuple[int, RunningHelper] = import_module("kvmctl.runtime.helpers").start_helper(
+        helper, env=env, undo=undo
+    )
+    return started
+
+
+def explain_failure(plan: Plan, helpers: tuple[RunningHelper, ...]) -> KvmctlError | None:
+    """`kvmctl.runtime.helpers.explain_failure`."""
+    error: KvmctlError | None = import_module("kvmctl.runtime.helpers").explain_failure(plan, helpers)
     return error

@@ -10,6 +10,7 @@ from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import listing, store
 from kvmctl.runtime.attach import attach, read_plan
+from kvmctl.runtime.helper_locks import HelperInfo, inspect_helpers
 from kvmctl.runtime.listing import MachineInfo
 from kvmctl.runtime.vm import Status
 
@@ -25,6 +26,8 @@ class Description:
     """What QEMU said; None where it does not run, or did not answer."""
     silence: str
     """Why QEMU did not answer; empty where it did, or does not run."""
+    helpers: tuple[HelperInfo, ...]
+    """The programs that were started beside QEMU; in a machine that runs, one that does not live is missed."""
     spec: str | None
     """The file it is defined by."""
     run: str
@@ -47,4 +50,5 @@ async def describe(name: str, *, roots: Roots | None = None) -> Description:
     except KvmctlError as error:
         silence = error.summary
     spec = roots.spec(name) if machine.is_defined else None
-    return Description(machine, plan, status, silence, spec, paths.run, paths.state)
+    helpers = inspect_helpers(plan) if plan else ()
+    return Description(machine, plan, status, silence, helpers, spec, paths.run, paths.state)

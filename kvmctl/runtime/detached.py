@@ -37,8 +37,8 @@ def start_detached(reference: str, *, name: str | None = None, roots: Roots | No
     """
     _refuse_within_loop()
     roots = roots or store.find_roots()
-    if name is None and not specs.is_path(reference):
-        name = reference
+    if name is None:
+        name = specs.find_name(reference)
     entry = Entry(roots, specs.find_spec(reference, roots=roots), name)
     plan = entry.load()
     if plan is None:

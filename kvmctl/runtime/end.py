@@ -83,6 +83,7 @@ def force_stop(name: str, *, roots: Roots | None = None) -> StopResult:
             rung = Rung.KILL
             send_kill(process, journal, by="stop --force")
             check_killed(paths, process, has_ended=process.wait(KILL_SECONDS))
+        store.end_helpers(paths)
         return StopResult(name, rung, time.monotonic() - began, history.find_exit(paths, journal))
 
 
@@ -92,6 +93,7 @@ def kill(name: str, *, roots: Roots | None = None) -> StopResult:
         began = time.monotonic()
         send_kill(process, journal, by="kill")
         check_killed(paths, process, has_ended=process.wait(KILL_SECONDS))
+        store.end_helpers(paths)
         return StopResult(name, Rung.KILL, time.monotonic() - began, history.find_exit(paths, journal))
 
 

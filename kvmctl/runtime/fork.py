@@ -21,7 +21,7 @@ from kvmctl.plan.captive import tie
 from kvmctl.plan.fork import place
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.plan.template_paths import TemplatePaths
-from kvmctl.runtime import definitions, files, store, template, unfinished
+from kvmctl.runtime import definitions, store, template, unfinished
 from kvmctl.runtime.begin import begin
 from kvmctl.runtime.journal import Journal
 from kvmctl.runtime.raising import Profile, Raised, check_room, finish
@@ -85,10 +85,7 @@ class Fork(Vm):
             if self._owner == os.getpid() and self.is_alive:
                 await self.kill()  # nothing on its disks is for anybody
         finally:
-            try:
-                await super().dispose()
-            finally:
-                files.remove_tree(self.paths.state)
+            await super().dispose()
 
 
 @dataclass(slots=True)
@@ -121,7 +118,7 @@ class Template:
         NotFound, TemplateMisfit, TemplateDamaged, AlreadyRunning, and what starting a machine raises.
         """
         called = name or f"{self.name[:57]}-{secrets.token_hex(3)}"
-        paths = self.roots.fork(called)
+        paths = self.roots.machine(called, ephemeral=True)
         raised = await self._raise(paths, is_captive=True, hostname=hostname)
         with ExitStack() as stack:
             try:
@@ -148,7 +145,7 @@ class Template:
 
         async def raise_one(name: str) -> None:
             async with limit:
-                paths = self.roots.fork(name)
+                paths = self.roots.machine(name, ephemeral=True)
                 hostname = name if hostnames else ""
                 raised.append(await self._raise(paths, is_captive=False, hostname=hostname))
 
@@ -178,11 +175,10 @@ class Template:
 
     def _check_free(self, name: str) -> None:
         """Raises AlreadyRunning where there is a machine of that name, whatever it does."""
-        paths = self.roots.fork(name)
+        paths = self.roots.machine(name, ephemeral=True)
         if store.is_alive(paths):
             raise store.already_running(paths)
-        states = (paths.state, self.roots.machine(name).state)
-        if definitions.is_defined(name, self.roots) or any(map(os.path.lexists, states)):
+        if definitions.is_defined(name, self.roots) or os.path.lexists(self.roots.machine(name).state):
             raise AlreadyRunning(f"there is a machine {name!r}", hint=f"Choose another name, or: kvmctl rm {name}")
 
     async def _raise(self, paths: MachinePaths, *, is_captive: bool, hostname: str) -> Raised:

@@ -11,7 +11,7 @@ from typing import Final, Self
 from kvmctl.errors import KvmctlError
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import end, history, observe, ops
+from kvmctl.runtime import end, history, observe, ops, store
 from kvmctl.runtime.events import EXIT, Exit
 from kvmctl.runtime.journal import Journal
 from kvmctl.runtime.monitor import Monitor
@@ -113,7 +113,14 @@ class Handle:
             if status is not None:
                 self._journal.note(EXIT, {"status": status})
             self._exit = history.find_exit(self.paths, self._journal)
+            self._end_helpers()
         return self._exit
+
+    def _end_helpers(self) -> None:
+        if self.plan.helpers:
+            store.end_helpers(self.paths)
+        if self._child is not None:
+            self._child.end_helpers()
 
     async def close(self) -> None:
         """Let go of the machine, which runs on. Does nothing to one that `launch` runs: its context ends that."""

@@ -24,7 +24,8 @@ async def launch(
 
     It is given a name of its own, so that any number of one spec may run at once, unless `name` says otherwise. It
     ends with this process, whatever ends that, and nothing of it is left: of a thread with an event loop of its own,
-    it ends with the thread.
+    it ends with the thread. The name of an image stands for a machine of it; one that is missing is told by
+    ImageMissing, before anything is made, and `kvmctl.pull_image` gets it.
 
     Raises SpecError and NotFound for what is asked; HostError, Busy and ImageError for what is not to be had here;
     AlreadyRunning where `name` is taken; LaunchFailed, QmpError and DeadlineExceeded for a QEMU that does not come up;

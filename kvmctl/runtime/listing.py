@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvmctl.errors import KvmctlError, NotFound
+from kvmctl.plan import preset
 from kvmctl.plan.paths import BUILTIN_SPECS, MachinePaths, Roots
-from kvmctl.runtime import history, journal, store
+from kvmctl.runtime import deferred, history, journal, store
 from kvmctl.runtime.definitions import defined_names, is_defined
 from kvmctl.runtime.events import Exit, State, derive
 
@@ -88,10 +89,12 @@ def how_to_start(name: str, roots: Roots) -> str:
     source = None
     with suppress(KvmctlError, OSError, ValueError):
         source = None if is_defined(name, roots) else _read_plan(roots.machine(name)).get("source")
-    builtin = next((word for word, path in BUILTIN_SPECS.items() if path == source), None)
-    if source is None or builtin == name:
+    if source is None:
         return f"kvmctl start {name}"
-    return f"kvmctl start {builtin or shlex.quote(source)} --name {name}"
+    called = next((word for word, path in BUILTIN_SPECS.items() if path == source), preset.find_image(source))
+    if called == name:
+        return f"kvmctl start {name}"
+    return f"kvmctl start {called or shlex.quote(source)} --name {name}"
 
 
 def no_console_log(name: str) -> NotFound:
@@ -113,11 +116,11 @@ def has_console_log(paths: MachinePaths) -> bool:
 def no_spec(name: str, roots: Roots) -> NotFound:
     """The error for a machine that is to be started and has no spec."""
     if os.path.exists(roots.machine(name).plan):
-        return NotFound(
-            f"machine {name!r} has no spec of its own",
-            hint=f"Start it: {how_to_start(name, roots)}",
-        )
-    return unknown(name, defined_names(roots) | set(BUILTIN_SPECS))
+        command = how_to_start(name, roots)
+        if command == f"kvmctl start {name}":  # it was the name of an image, which is gone by now, but not its disk
+            command = f"kvmctl start {preset.spec_of_image(name)}"
+        return NotFound(f"machine {name!r} has no spec of its own", hint=f"Start it: {command}")
+    return unknown(name, defined_names(roots) | set(BUILTIN_SPECS) | deferred.image_names(roots))
 
 
 def unknown(name: str, names: set[str]) -> NotFound:

@@ -21,21 +21,21 @@ from kvmctl.errors import KvmctlError, NotFound, StateError, TemplateMisfit
 from kvmctl.guest.renew import install
 from kvmctl.guest.turn import Turn
 from kvmctl.host.identity import identify
-from kvmctl.host.kvm import probe
 from kvmctl.image import qemuimg
 from kvmctl.plan.captive import Tie, tie
 from kvmctl.plan.facts import QemuFacts
 from kvmctl.plan.features import Feature
 from kvmctl.plan.fork import Frozen, fork_plan, layers
-from kvmctl.plan.model import Plan
+from kvmctl.plan.model import CreateOverlay, Input, Plan
 from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.plan.share import InputDirectory
 from kvmctl.plan.template import template_plan
-from kvmctl.runtime import files, frozen, store, template, unfinished
+from kvmctl.runtime import deferred, files, frozen, store, template, unfinished
 from kvmctl.runtime import start as starting
 from kvmctl.runtime.events import derive
 from kvmctl.runtime.fork import Template, load_template
 from kvmctl.runtime.journal import read_events
-from kvmctl.runtime.prepare import find_tie, load_machine, look_at_qemu
+from kvmctl.runtime.prepare import find_tie, load_machine, look_at_host, look_at_qemu
 from kvmctl.runtime.raising import renewal
 from kvmctl.runtime.template import Record, Source
 from kvmctl.runtime.until import Until, parse_until, wait_until
@@ -97,12 +97,13 @@ def _decide(name: str, machine: Machine, *, until: str | None, run: tuple[str, .
     """Look at the host, compile, and find all that the template is made of. Raises SpecError, HostError."""
     made, final = roots.unfinished_template(name), roots.template(name)
     called = f"{name[:57]}-{secrets.token_hex(3)}"
-    booted = MachinePaths(called, run=roots.machine(called).run, state=made.directory)
-    host, qemu = probe(), look_at_qemu(machine, roots)
+    booted = MachinePaths(called, run=roots.machine(called).run, state=made.directory, images=roots.images)
+    host, qemu = look_at_host(machine, roots=roots), look_at_qemu(machine, roots)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=booted, name=name)
     plan = template_plan(plan, machine=booted, template=made, generation_id="vmgenid" in qemu.devices)
     awaited = parse_until(until) if until is not None else _default_until(plan)
-    keys = {item.path: item.key for item in plan.inputs if not item.writable and _is_file(item.path)}
+    keys = {item.path: item.key for item in plan.inputs if _is_read(item)}
+    keys |= {deferred.image_file(step): step.key for step in plan.steps if isinstance(step, CreateOverlay)}
     source = Source(
         spec={key: value for key, value in plan.spec.items() if key != "name"},
         inputs=_digests(keys, final.name, roots),
@@ -125,9 +126,10 @@ def _default_until(plan: Plan) -> Until:
     return Until("agent")
 
 
-def _is_file(path: str) -> bool:
+def _is_read(item: Input | InputDirectory) -> bool:
+    """Whether it is a file whose contents the machine is made of."""
     with suppress(OSError):
-        return stat.S_ISREG(os.stat(path).st_mode)
+        return isinstance(item, Input) and not item.writable and stat.S_ISREG(os.stat(item.path).st_mode)
     return False
 
 

@@ -72,10 +72,8 @@ class Entry:
         identity = identify(binary, env=os.environ)
         if identity is None:
             return None
-        with open(self.spec, encoding="utf-8") as file:
-            text = file.read()
         return [
-            text,
+            specs.read_text(self.spec),
             self.spec,
             name,
             [getattr(self.roots, item) for item in self.roots.__slots__],

@@ -9,17 +9,24 @@ import errno
 import os
 import socket
 
-from kvmctl.errors import ImageBusy, ImageError, NotFound, PortBusy
+from kvmctl.errors import HostError, ImageBusy, ImageError, NotFound, PortBusy
 from kvmctl.image.ofd import is_in_use
-from kvmctl.plan.model import CopyNvram, CreateImage, Input, Plan, Port
+from kvmctl.plan.model import CopyNvram, CreateImage, CreateOverlay, Input, Plan, Port
+from kvmctl.plan.share import InputDirectory
 from kvmctl.runtime import deferred
 
 
 def check(plan: Plan) -> None:
-    """Raises NotFound, ImageError, ImageBusy or PortBusy for the first thing that QEMU could not use."""
-    made = {step.path for step in plan.steps if isinstance(step, CreateImage | CopyNvram)}
+    """Raises NotFound, HostError, ImageMissing, ImageError, ImageBusy, PortBusy or StateError for the first thing
+    that is in the way."""
+    made = {step.path for step in plan.steps if isinstance(step, CreateImage | CreateOverlay | CopyNvram)}
+    for step in plan.steps:
+        if isinstance(step, CreateOverlay) and not os.path.lexists(step.path):
+            deferred.check_overlay(step)
     for item in plan.inputs:
-        if item.path not in made or os.path.lexists(item.path):
+        if isinstance(item, InputDirectory):
+            _check_directory(item)
+        elif item.path not in made or os.path.lexists(item.path):
             _check_input(item)
     for port in plan.ports:
         _check_port(port)
@@ -48,6 +55,20 @@ def _check_input(item: Input) -> None:
             f"{item.key}: {item.path!r} is in use by {' and '.join(map(str, holders)) or 'another process'}",
             hint="Stop that one first, or give this machine an overlay of its own: qemu-img create -b.",
             holder=holders[0].pid if holders else None,
+        )
+
+
+def _check_directory(item: InputDirectory) -> None:
+    if not os.path.exists(item.path):
+        raise NotFound(f"{item.key}: {item.path!r} does not exist", hint="Give the path of a directory that exists.")
+    if not os.path.isdir(item.path):
+        raise NotFound(f"{item.key}: {item.path!r} is no directory", hint="Give the path of a directory.")
+    if not os.access(item.path, os.R_OK | os.X_OK):
+        owner = os.stat(item.path)
+        raise HostError(
+            f"{item.key}: no permission to read the directory {item.path!r}",
+            detail=f"mode {owner.st_mode & 0o7777:04o}, owner {owner.st_uid}:{owner.st_gid}; we are {os.geteuid()}",
+            hint="The guest sees what you may see: make the directory readable to you.",
         )
 
 

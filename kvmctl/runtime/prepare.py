@@ -11,6 +11,8 @@ from kvmctl.host.firmware import load_firmwares
 from kvmctl.host.identity import find_qemu, identify
 from kvmctl.host.kvm import probe
 from kvmctl.host.qemu import binary_facts
+from kvmctl.host.virtiofsd import probe_virtiofsd
+from kvmctl.plan import preset
 from kvmctl.plan.captive import Tie, tie
 from kvmctl.plan.facts import HostFacts, QemuFacts
 from kvmctl.plan.features import Feature
@@ -18,8 +20,12 @@ from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import specs, store
 from kvmctl.spec.firmware import FROM_DESCRIPTORS
-from kvmctl.spec.load import load
+from kvmctl.spec.load import load, parse
 from kvmctl.spec.machine import Machine
+
+_CAP_SETPCAP: Final = 8
+_CAP_MKNOD: Final = 27
+"""<linux/capability.h>"""
 
 _known: Final[dict[tuple[str, str | None], QemuFacts]] = {}
 """The QEMUs that this process has looked at, by path and identity."""
@@ -32,7 +38,7 @@ class Prepared:
     plan: Plan
     paths: MachinePaths
     is_lasting: bool = True
-    """The plan is good for the next start too; not where KVM was there and did not work, which may pass."""
+    """The plan is good for the next start too; not where KVM or a virtiofsd was there and did not work: it may pass."""
 
 
 def prepare(
@@ -53,13 +59,21 @@ def prepare(
     machine = load_machine(reference, roots=roots)
     name = name_of(reference, machine) if name is None else name
     paths = roots.machine(name, ephemeral=is_captive)
-    host = probe()
+    host = look_at_host(machine, roots=roots, remember=remember)
     qemu = look_at_qemu(machine, roots, remember=remember)
     pinned = None if is_captive else specs.read_pin(paths)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
-    return Prepared(
-        tie(plan, find_tie(host, qemu)) if is_captive else plan, paths, is_lasting=host.kvm.state != "broken"
-    )
+    plan = confine(plan, host)
+    return Prepared(tie(plan, find_tie(host, qemu)) if is_captive else plan, paths, is_lasting=_is_lasting(host))
+
+
+def look_at_host(machine: Machine, *, roots: Roots, remember: bool = True) -> HostFacts:
+    """What is known of this host that decides about `machine`."""
+    host = probe()
+    if not any(share.driver != "9p" for share in machine.shares):
+        return host
+    virtiofsd = probe_virtiofsd(env=os.environ, cache=roots.qemu_cache, remember=remember)
+    return replace(host, virtiofsd=virtiofsd)
 
 
 def look_at_qemu(machine: Machine, roots: Roots, *, remember: bool = True) -> QemuFacts:
@@ -78,16 +92,42 @@ def load_machine(machine: Machine | str | os.PathLike[str], *, roots: Roots | No
     """`machine` itself, or the spec of that name or in that file. Raises SpecError, NotFound."""
     if isinstance(machine, Machine):
         return machine
-    return load(specs.find_spec(os.fspath(machine), roots=roots))
+    spec = specs.find_spec(os.fspath(machine), roots=roots)
+    if preset.find_image(spec) is not None:
+        return parse(specs.read_text(spec), source=spec, base="/")
+    return load(spec)
 
 
 def name_of(reference: Machine | str | os.PathLike[str], machine: Machine) -> str:
     """What the machine of a spec is called: a defined one by the name it is defined under, whatever its spec says."""
-    if isinstance(reference, Machine) or specs.is_path(os.fspath(reference)):
-        return machine.name
-    return os.fspath(reference)
+    name = None if isinstance(reference, Machine) else specs.find_name(os.fspath(reference))
+    return machine.name if name is None else name
+
+
+def _is_lasting(host: HostFacts) -> bool:
+    """Whether nothing of what was found is likely to pass by itself."""
+    has_broken_daemon = bool(host.virtiofsd.path) and not host.virtiofsd.works
+    return host.kvm.state != "broken" and not has_broken_daemon
 
 
 def find_tie(host: HostFacts, qemu: QemuFacts) -> Tie:
     """How a QEMU is tied to its launcher on this host."""
     return Tie(by_qemu=Feature.EXIT_WITH_PARENT in qemu.features, setpriv=host.setpriv)
+
+
+def confine(plan: Plan, host: HostFacts) -> Plan:
+    """`plan` for a QEMU that can make no device nodes, where it is root's and its 9p server would for the guest.
+
+    A node for the host's disk, in a directory that others can reach and with a mode of the guest's choice, is the host.
+    """
+    is_asked = any(share.driver == "9p" and not share.read_only for share in plan.shares)
+    if not is_asked or host.setpriv is None or not _can_drop_devices():
+        return plan
+    return replace(plan, wrapper=(host.setpriv, "--bounding-set", "-mknod", "--"))
+
+
+def _can_drop_devices() -> bool:
+    """Whether we could make device nodes, and may give that up."""
+    with open("/proc/self/status", "rb") as file:
+        capabilities = next(int(line.split()[1], 16) for line in file if line.startswith(b"CapEff:"))
+    return bool(capabilities >> _CAP_MKNOD & 1 and capabilities >> _CAP_SETPCAP & 1)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from kvmctl.errors import Busy, LaunchFailed, QemuNotFound
 from kvmctl.image import ofd
@@ -25,6 +25,9 @@ from kvmctl.runtime import deferred, files
 from kvmctl.runtime.process import Process, disown, reap_disowned
 from kvmctl.runtime.sockets import BACKLOG, listen_unix
 from kvmctl.runtime.store import Claim
+
+if TYPE_CHECKING:
+    from kvmctl.runtime.helpers import RunningHelper
 
 _NEGOTIATE = b'{"execute":"qmp_capabilities"}\n'
 
@@ -40,6 +43,7 @@ class Child:
     """Our copies of the sockets that QEMU listens on."""
     numbers: Mapping[str, int]
     """The descriptors that QEMU has from us, by their names in the plan."""
+    helpers: tuple[RunningHelper, ...] = ()
 
     def reap(self) -> int | None:
         """QEMU's exit status if it has ended (negative for a signal); collects the process."""
@@ -61,6 +65,13 @@ class Child:
         # Popen would complain on collection that its child still runs; that it does is the point.
         self.popen.returncode = 0
         disown(self.popen.pid)
+        for helper in self.helpers:
+            helper.disown()
+
+    def end_helpers(self) -> None:
+        """Wait for the end of the helpers, which have nobody to serve once QEMU has ended."""
+        for helper in self.helpers:
+            helper.end()
 
 
 class _Opened:
@@ -116,18 +127,29 @@ class _Opened:
 def spawn(plan: Plan, claim: Claim) -> Child:
     """Start QEMU by `plan`, with the lock of `claim`. Raises LaunchFailed, HostError, StateError."""
     paths = claim.paths
-    with ExitStack() as stack:
+    with ExitStack() as undo, ExitStack() as stack:
         opened = _Opened(stack)
         stack.callback(opened.close_ours)
         for source in plan.fds:
             opened.open(source)
         if opened.private is None:
             raise LaunchFailed(f"the plan of {plan.name!r} has no private monitor")
+        helpers = tuple(_start_helpers(plan, opened, undo))
         stdin, feed = _journal_input(stack)
         reap_disowned()
         popen = _exec(plan, paths, opened.numbers, stdin=stdin, inherited=(claim.lock, feed))
         process = _adopt(popen, claim)
-        return Child(popen, process, *opened.take_ours(), opened.numbers)
+        undo.pop_all()
+        return Child(popen, process, *opened.take_ours(), opened.numbers, helpers)
+    raise LaunchFailed(f"cannot start {plan.name!r}")  # unreachable: the block above returns or raises
+
+
+def _start_helpers(plan: Plan, opened: _Opened, undo: ExitStack) -> Iterator[RunningHelper]:
+    """Start what QEMU connects to; `undo` ends it, once `opened` has let go of the connections."""
+    for helper in plan.helpers:
+        descriptor, running = deferred.start_helper(helper, env=_environment(plan), undo=undo)
+        opened.keep(helper.fd, descriptor)
+        yield running
 
 
 def _adopt(popen: subprocess.Popen[bytes], claim: Claim) -> Process:

@@ -5,28 +5,52 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 
-from kvmctl.plan.paths import BUILTIN_SPECS, MachinePaths, Roots
+from kvmctl.plan import preset
+from kvmctl.plan.paths import BUILTIN_SPECS, ImagePaths, MachinePaths, Roots, is_name
 from kvmctl.runtime import deferred, definitions, files, store
 
 
 def find_spec(reference: str, *, roots: Roots | None = None) -> str:
     """The file of a spec by its path, its machine's name, or the name of a built-in one. Raises NotFound.
 
-    What has a slash or ends in ``.toml`` or ``.json`` is a path.
+    What has a slash or ends in ``.toml`` or ``.json`` is a path. The name of an image stands for a machine of it, whose
+    spec is no file but ``image:NAME``, and can be called that too.
     """
     if is_path(reference):
         return os.path.abspath(reference)
     roots = roots or store.find_roots()
-    if definitions.is_defined(reference, roots):
+    if preset.find_image(reference) is None and definitions.is_defined(reference, roots):
         return roots.spec(reference)
     if reference in BUILTIN_SPECS:
         return BUILTIN_SPECS[reference]
+    image = preset.find_image(reference)
+    if image is not None or is_stored(reference, roots) or reference in deferred.image_names(roots):
+        return preset.spec_of_image(image or reference)
     raise deferred.no_spec(reference, roots)
 
 
 def is_path(reference: str) -> bool:
     """Whether `reference` means a file, and not a machine of that name."""
     return "/" in reference or reference.endswith((".toml", ".json"))
+
+
+def find_name(reference: str) -> str | None:
+    """The machine's name, where that is what `reference` is; None for a path or ``image:NAME``."""
+    return None if is_path(reference) or preset.find_image(reference) is not None else reference
+
+
+def is_stored(name: str, roots: Roots) -> bool:
+    """Whether the store has an image of that name."""
+    return is_name(name) and os.path.exists(ImagePaths(roots.images).record(name))
+
+
+def read_text(spec: str) -> str:
+    """The text of what `find_spec` found. Raises OSError, UnicodeDecodeError."""
+    image = preset.find_image(spec)
+    if image is not None:
+        return preset.image_spec_text(image)
+    with open(spec, encoding="utf-8") as file:
+        return file.read()
 
 
 def read_pin(paths: MachinePaths) -> str | None:

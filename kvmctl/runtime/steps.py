@@ -10,8 +10,8 @@ from typing import assert_never
 from kvmctl.errors import HostError
 from kvmctl.image import qemuimg
 from kvmctl.plan.layers import AddLayer, CopyImage
-from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, Plan, Step, StoreSecret
-from kvmctl.runtime import files
+from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, CreateOverlay, Plan, Step, StoreSecret
+from kvmctl.runtime import deferred, files
 
 
 def carry_out(plan: Plan, undo: ExitStack) -> None:
@@ -25,6 +25,10 @@ def _carry_out(step: Step, plan: Plan, undo: ExitStack) -> None:
         case CreateImage(path, image_format, size):
             if _is_wanted(path, undo):
                 qemuimg.create(qemuimg.find_qemu_img(plan.qemu), path, image_format=image_format, size=size)
+                undo.callback(_unlink, path)
+        case CreateOverlay(path):
+            if _is_wanted(path, undo):
+                deferred.create_overlay(step, qemu=plan.qemu)
                 undo.callback(_unlink, path)
         case CopyNvram(template, template_format, path):
             if _is_wanted(path, undo):

@@ -19,10 +19,12 @@ from kvmctl.errors import AlreadyRunning, DeadlineExceeded, NotFound, StateError
 from kvmctl.image import ofd
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import files
+from kvmctl.runtime.helper_locks import find_helper, has_helpers
 from kvmctl.runtime.process import Process, find_holder, is_hidden
 
 _CAPTIVE = b"captive"
 _REAP_SECONDS = 5.0
+_HELPER_SECONDS = 2.0
 
 
 def find_roots() -> Roots:
@@ -103,13 +105,21 @@ def _claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
         lock = _lock_file(paths.lock, paths, stack)
         tether = _lock_file(paths.tether, paths, stack)
         try:
-            os.ftruncate(tether, 0)
-            os.write(tether, b"%d %s\n" % (os.getpid(), _CAPTIVE if is_captive else b"start"))
-        except OSError as error:
+            _write_tether(tether, paths, is_captive=is_captive)
+            _discard_scratch(paths)  # of an earlier run, whose run directory did not survive a reboot
+        except StateError:
             os.unlink(paths.tether)  # left behind, it would say that a start was broken off, and cost the last run
-            raise files.cannot("write", paths.tether, error) from error
+            raise
         stack.pop_all()
     return Claim(paths, lock, tether, is_captive)
+
+
+def _write_tether(descriptor: int, paths: MachinePaths, *, is_captive: bool) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, b"%d %s\n" % (os.getpid(), _CAPTIVE if is_captive else b"start"))
+    except OSError as error:
+        raise files.cannot("write", paths.tether, error) from error
 
 
 def is_alive(paths: MachinePaths) -> bool:
@@ -175,17 +185,22 @@ def sweep(roots: Roots) -> None:
         # One directory that can't be read, or that is no machine's, must not hide the others; list shows it.
         with suppress(StateError, DeadlineExceeded, NotFound):
             sweep_one(roots.machine(name))
-    _sweep_forks(roots)
+    _sweep_scratch(roots)
 
 
-def _sweep_forks(roots: Roots) -> None:
-    """Clear away what forks have written that are no more; `claim` makes their run directories before anything else."""
-    with suppress(FileNotFoundError):
-        for name in os.listdir(roots.forks):
-            paths = roots.fork(name)
-            with _one_at_a_time(paths):
-                if not os.path.lexists(paths.run):
-                    files.remove_tree(paths.state)
+def _sweep_scratch(roots: Roots) -> None:
+    """Clear away the disks of ephemeral machines whose run directory is gone: it did not survive a reboot."""
+    try:
+        names = os.listdir(roots.ephemeral)
+    except OSError:
+        return
+    for name in names:
+        with suppress(StateError, NotFound):
+            paths = roots.machine(name)
+            if not os.path.exists(paths.run):
+                with _one_at_a_time(paths):
+                    if not os.path.exists(paths.run):
+                        _discard_scratch(paths)
 
 
 def sweep_one(paths: MachinePaths) -> None:
@@ -203,12 +218,30 @@ def _sweep(paths: MachinePaths) -> None:
 
 def _end_holder(paths: MachinePaths) -> None:
     process = find_process(paths)
-    if process is None:
-        return
+    if process is not None:
+        _end(process, f"QEMU of {paths.name!r}")
+    # They end when QEMU does; one that is stopped or hangs would not.
+    while (helper := find_helper(paths)) is not None:
+        _end(helper, f"a helper of {paths.name!r}")
+
+
+def _end(process: Process, what: str) -> None:
     with process:
         process.signal(SIGKILL)
         if not process.wait(_REAP_SECONDS):
-            raise DeadlineExceeded(f"QEMU of {paths.name!r} (process {process.pid}) does not die")
+            raise DeadlineExceeded(f"{what} (process {process.pid}) does not die")
+
+
+def end_helpers(paths: MachinePaths) -> None:
+    """Wait for the helpers of a machine that has ended, which end by themselves; make those end that do not."""
+    while has_helpers(paths):
+        with _one_at_a_time(paths):
+            helper = None if is_alive(paths) else find_helper(paths)  # of a run that is alive they are the next one's
+        if helper is None:
+            return
+        with helper:
+            if not helper.wait(_HELPER_SECONDS):
+                _end(helper, f"a helper of {paths.name!r}")
 
 
 def _is_abandoned(paths: MachinePaths) -> bool:
@@ -221,7 +254,13 @@ def _is_abandoned(paths: MachinePaths) -> bool:
         raise files.cannot("look at", paths.run, error) from error
 
 
+def _discard_scratch(paths: MachinePaths) -> None:
+    if paths.scratch:
+        files.remove_tree(paths.scratch)
+
+
 def _discard(paths: MachinePaths) -> None:
+    _discard_scratch(paths)  # first: without a run directory nobody would look for it
     # Gone at once for everybody who looks; who is killed in between leaves a name that nobody looks at.
     directory, name = os.path.split(paths.run)
     trash = os.path.join(directory, f".{name}.trash")

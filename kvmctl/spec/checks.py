@@ -11,6 +11,7 @@ from kvmctl.errors import Problem
 from kvmctl.plan.layers import SharedLock
 from kvmctl.plan.model import FdSource, Input, Listen, OpenFile, Pair, Tap, VhostNet
 from kvmctl.plan.option import Option, descriptor_names
+from kvmctl.plan.share import InputDirectory
 from kvmctl.spec.context import Lowered
 
 _ID_KEYS: Final[Mapping[str, str]] = {
@@ -31,7 +32,7 @@ def clashes(options: Sequence[Option], lowered: Lowered) -> Iterator[Problem]:
     yield from _twins(((item.path, item.fd) for item in lowered.fds if isinstance(item, Listen)), "is two sockets")
     yield from _twins(((f"{item.host}:{item.port}", item.key) for item in lowered.ports), "is listened on twice")
     yield from _images(lowered.inputs)
-    yield from _descriptors(options, lowered.fds)
+    yield from _descriptors(options, lowered)
 
 
 def _twins(named: Iterable[tuple[str, str]], message: str) -> Iterator[Problem]:
@@ -43,11 +44,11 @@ def _twins(named: Iterable[tuple[str, str]], message: str) -> Iterator[Problem]:
             yield Problem(found[-1], f"'{name}' {message}", allowed=f"the other is {found[0]}")
 
 
-def _images(inputs: Iterable[Input]) -> Iterator[Problem]:
+def _images(inputs: Iterable[Input | InputDirectory]) -> Iterator[Problem]:
     """QEMU locks what it writes against everybody, itself included."""
     places: dict[str, list[Input]] = defaultdict(list)
     for item in inputs:
-        if item.locked:
+        if isinstance(item, Input) and item.locked:
             places[normpath(item.path)].append(item)
     for found in places.values():
         if len(found) > 1 and any(item.writable for item in found):
@@ -72,9 +73,10 @@ def _addresses_of_cards(options: Iterable[Option]) -> Iterator[tuple[str, str]]:
     yield from ((str(option.body["mac"]), option.why) for option in options if "mac" in option.body)
 
 
-def _descriptors(options: Iterable[Option], sources: Iterable[FdSource]) -> Iterator[Problem]:
+def _descriptors(options: Iterable[Option], lowered: Lowered) -> Iterator[Problem]:
     used = sorted(name for option in options for name in descriptor_names((option.lead, option.body)))
-    made = sorted(name for source in sources for name in _names(source))
+    sources = (name for source in lowered.fds for name in _names(source))
+    made = sorted((*sources, *(helper.fd for helper in lowered.helpers)))
     if used != made:
         yield Problem("", f"descriptors {used} are used and {made} are made")
 

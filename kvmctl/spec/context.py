@@ -15,9 +15,11 @@ from typing import Final, Literal, TypeAlias
 
 from kvmctl.errors import Problem
 from kvmctl.plan.facts import HostFacts, QemuFacts
+from kvmctl.plan.helper import Helper
 from kvmctl.plan.model import Console, Disk, FdSource, Input, Network, Port, QmpStep, Step
 from kvmctl.plan.option import Option, Value
 from kvmctl.plan.paths import MachinePaths
+from kvmctl.plan.share import InputDirectory, SharedDirectory
 
 Platform: TypeAlias = Literal["q35", "pc", "microvm"]
 
@@ -46,6 +48,10 @@ class Context:
     """There is a serial port, so the first of them is the console."""
     agent_on_serial: bool
     """The agent's channel is COM2."""
+    private_by: str = ""
+    """The key that keeps the guest's memory private; empty where other processes may be let map it."""
+    mapped_for: str = ""
+    """The key of what has another process map the guest's memory."""
 
     def virtio(self, kind: str) -> str:
         """The driver of a virtio device here: ``virtio-blk-pci``, or ``virtio-blk-device`` where there is no PCI."""
@@ -78,6 +84,7 @@ class Seat(StrEnum):
     WATCHDOG = "slots for watchdogs"
     PANIC = "slots for panic devices"
     VSOCK = "slots for vsock devices"
+    SHARE = "slots for shared directories"
     INPUT = "slots for input devices"
     ISA = "places on the ISA bus"
     SATA_PORT = "SATA ports"
@@ -121,13 +128,15 @@ class Lowered:
     machine: tuple[tuple[str, Value], ...] = ()
     """Properties for ``-machine``."""
     fds: tuple[FdSource, ...] = ()
+    helpers: tuple[Helper, ...] = ()
     steps: tuple[Step, ...] = ()
-    inputs: tuple[Input, ...] = ()
+    inputs: tuple[Input | InputDirectory, ...] = ()
     ports: tuple[Port, ...] = ()
     before_run: tuple[QmpStep, ...] = ()
     consoles: tuple[Console, ...] = ()
     disks: tuple[Disk, ...] = ()
     networks: tuple[Network, ...] = ()
+    shares: tuple[SharedDirectory, ...] = ()
     warnings: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
 

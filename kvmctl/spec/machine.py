@@ -15,7 +15,7 @@ from kvmctl.spec.boot import Boot
 from kvmctl.spec.clock import Clock
 from kvmctl.spec.cpu import Cpu
 from kvmctl.spec.credentials import Credentials
-from kvmctl.spec.devices import Devices
+from kvmctl.spec.devices import Devices, share
 from kvmctl.spec.firmware import Firmware
 from kvmctl.spec.hostpath import anchor_path, base_of
 from kvmctl.spec.ids import ids_problems
@@ -118,6 +118,7 @@ class Machine(Devices):
         yield from self.cpu.topology_problems(self.cpus)
         yield from booting.order_problems(self.boot, self)
         yield from ids_problems(self)
+        yield from share.twins(self.shares)
         yield from self._twins()
         yield from self._stray_arguments()
 

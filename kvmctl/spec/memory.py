@@ -79,11 +79,20 @@ class Memory(Model):
             yield Problem("hugepages", "a file has the pages of its file system", allowed="path on a hugetlbfs")
 
 
+def private_by(memory: Memory) -> str:
+    """The key by which the memory is no other process's to map; empty where it says nothing of that."""
+    if memory.gives("source") and memory.source == "anonymous" and memory.hugepages is None:
+        return "memory.source"
+    if memory.source == "file" and not memory.shared:
+        return "memory.shared"
+    return "memory.shared" if memory.gives("shared") and not memory.shared else ""
+
+
 def lower(memory: Memory, ctx: Context, *, is_given: bool) -> Lowered:
     """``-m`` and the memory's back end."""
     why = "memory" if is_given else "default: enough for an ordinary Linux"
     return Lowered(
-        options=(_size(memory, why=why), _backend(memory, why=why)),
+        options=(_size(memory, why=why), _backend(memory, ctx, why=why)),
         machine=(("memory-backend", "ram"),),
         problems=tuple(_host_problems(memory, ctx)),
     )
@@ -101,18 +110,18 @@ def _quantity(size: int) -> str:
     return f"{size // MIB}M" if size % MIB == 0 else f"{size}B"
 
 
-def _backend(memory: Memory, *, why: str) -> Option:
+def _backend(memory: Memory, ctx: Context, *, why: str) -> Option:
     body: dict[str, Value] = {"qom-type": "memory-backend-ram", "id": "ram", "size": memory.size}
-    body |= {"share": memory.shared, "merge": memory.merge, "prealloc": memory.prealloc}
+    body |= {"share": memory.shared or bool(ctx.mapped_for), "merge": memory.merge, "prealloc": memory.prealloc}
     if memory.hugepages is not None:
         body |= {"qom-type": "memory-backend-memfd", "hugetlb": True, "hugetlbsize": memory.hugepages}
         # Without it a guest dies of SIGBUS in the middle of its work when the pages run out.
         body["prealloc"] = True
-    elif memory.source == "memfd":
+    elif memory.source == "memfd" or (memory.source == "anonymous" and ctx.mapped_for):
         body["qom-type"] = "memory-backend-memfd"
     elif memory.source == "file":
         body |= {"qom-type": "memory-backend-file", "mem-path": memory.path}
-    return jsonopt("object", body, why=why)
+    return jsonopt("object", body, why=f"{why}; {ctx.mapped_for}" if ctx.mapped_for else why)
 
 
 def _host_problems(memory: Memory, ctx: Context) -> Iterator[Problem]:

@@ -26,7 +26,11 @@ MMIO_BUSES: Final = 24
 MMIO_BUSES_WITHOUT_ACPI: Final = 8
 """Without ACPI it has one I/O APIC, whose interrupts are soon used up."""
 
-_Q35_PORTS: Final[Mapping[Seat, range]] = {Seat.NETWORK: range(0x02, 0x04), Seat.DISK: range(0x04, 0x08)}
+_Q35_PORTS: Final[Mapping[Seat, range]] = {
+    Seat.NETWORK: range(0x02, 0x04),
+    Seat.DISK: range(0x04, 0x08),
+    Seat.SHARE: range(0x0C, 0x0E),
+}
 """Slots of pcie.0 that hold root ports, eight a slot."""
 _Q35_SPARE: Final = range(0x08, 0x0C)
 _Q35_FIXED: Final[Mapping[Seat, range]] = {
@@ -54,8 +58,10 @@ _PC_FIXED: Final[Mapping[Seat, range]] = {
     Seat.WATCHDOG: range(0x1A, 0x1B),
     Seat.PANIC: range(0x1B, 0x1C),
     Seat.VSOCK: range(0x1C, 0x1D),
-    Seat.INPUT: range(0x1D, 0x20),
+    Seat.INPUT: range(0x1D, 0x1F),
 }
+_PC_SHARES: Final = 0x1F
+"""The one slot of a PC that is left for shares, which are its functions."""
 _MMIO: Final = (
     Seat.NETWORK,
     Seat.DISK,
@@ -66,6 +72,7 @@ _MMIO: Final = (
     Seat.VSOCK,
     Seat.VIDEO,
     Seat.INPUT,
+    Seat.SHARE,
 )
 """What sits on a virtio bus, in the order in which buses are given out."""
 
@@ -177,11 +184,18 @@ def _q35(part: Part, index: int) -> _Place | None:
 def _pc(part: Part, index: int) -> _Place | None:
     if part.seat in _PC_FIXED:
         return _fixed("pci.0", _PC_FIXED[part.seat], index)
+    if part.seat is Seat.SHARE:
+        return _function("pci.0", _PC_SHARES, index)
     if part.seat is Seat.SATA_PORT:
         return _Place({"bus": f"{part.on}.{index}"}) if index < 6 else None
     if part.seat is Seat.IDE_PORT:
         return _Place({"bus": f"ide.{index // 2}", "unit": index % 2}) if index < 4 else None
     return _controller_seat(part, index)
+
+
+def _function(bus: str, slot: int, index: int) -> _Place | None:
+    address: dict[str, Value] = {"bus": bus, "addr": f"{slot:#x}.{index:#x}"}
+    return _Place(address | ({"multifunction": True} if index == 0 else {})) if index < PORTS_PER_SLOT else None
 
 
 def _fixed(bus: str, slots: range, index: int) -> _Place | None:

@@ -150,6 +150,13 @@ MachineName = Annotated[
 ]
 """A machine's name: it names directories and is QEMU's ``-name``."""
 
+ImageName = Annotated[
+    str,
+    BeforeValidator(matching(NAME, kind="an image's name", allowed=NAME_ALLOWED)),
+    WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"}),
+]
+"""What an image is called in the store: as machines are, since an image's name stands for a machine of it."""
+
 _ID: Final = r"[a-z][a-z0-9_-]{0,23}"
 _ID_ALLOWED: Final = "1 to 24 lower-case letters, digits, '_' and '-', beginning with a letter"
 

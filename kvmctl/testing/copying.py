@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
@@ -13,37 +15,40 @@ from kvmctl.runtime.vm import Vm
 
 _PIECE: Final = 8 << 20
 """Bytes that are sent at once: a command's input travels in one request."""
-_PUT: Final = 'set -e; mkdir -p "$(dirname "$1")"; cat >>"$1.part"'
+_BEGIN: Final = 'mkdir -p "$(dirname "$1")" && : >"$1.part"'
+_PUT: Final = 'cat >>"$1.part"'
+_PACK: Final = 'cd "$(dirname "$1")" && tar -cf - "$(basename "$1")"'
 _FINISH: Final = 'mv -f "$1.part" "$1"; chmod "$2" "$1"'
 _UNPACK: Final = 'mkdir -p "$1" && tar -C "$1" -xf "$1.part"; code=$?; rm -f "$1.part"; exit $code'
 
 
 async def copy_in(vm: Vm, source: str | os.PathLike[str], target: str) -> None:
     """Copy a file or directory of the host to `target` in the guest. Raises StateError, CommandFailed, AgentError."""
-    path = Path(source)
     try:
-        if path.is_dir():
-            with tempfile.TemporaryFile() as packed:
-                with tarfile.open(fileobj=packed, mode="w") as archive:
-                    archive.add(path, arcname=".")
-                packed.seek(0)
-                await _put(vm, packed, target)
-            await _run(vm, _UNPACK, target)
-        else:
-            with path.open("rb") as file:
-                await _put(vm, file, target)
-            await _run(vm, _FINISH, target, f"{path.stat().st_mode & 0o777:o}")
+        with _packed(Path(source)) as (file, mode):
+            await _run(vm, _BEGIN, target)
+            while piece := file.read(_PIECE):
+                await _run(vm, _PUT, target, stdin=piece)
     except OSError as error:
         raise StateError(f"{os.fspath(source)!r} can't be copied: {error.strerror}") from error
+    if mode is None:
+        await _run(vm, _UNPACK, target)
+    else:
+        await _run(vm, _FINISH, target, f"{mode:o}")
 
 
-async def _put(vm: Vm, file: IO[bytes], target: str) -> None:
-    await _run(vm, 'rm -f "$1.part"', target)
-    while True:
-        piece = file.read(_PIECE)
-        await _run(vm, _PUT, target, stdin=piece)
-        if len(piece) < _PIECE:
-            return
+@contextmanager
+def _packed(path: Path) -> Iterator[tuple[IO[bytes], int | None]]:
+    """A file and its mode; a directory as an archive, with None for the mode. Raises OSError."""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            yield file, path.stat().st_mode & 0o777
+        return
+    with tempfile.TemporaryFile() as packed:
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            archive.add(path, arcname=".")
+        packed.seek(0)
+        yield packed, None
 
 
 async def copy_out(vm: Vm, source: str, target: str | os.PathLike[str]) -> None:
@@ -51,28 +56,23 @@ async def copy_out(vm: Vm, source: str, target: str | os.PathLike[str]) -> None:
 
     Raises StateError, CommandFailed, AgentError.
     """
-    place = Path(target)
-    if place.is_dir():
-        place /= os.path.basename(source.rstrip("/"))
     try:
         with tempfile.TemporaryFile() as packed:
-            await _run(vm, 'cd "$(dirname "$1")" && tar -cf - "$(basename "$1")"', source, out=packed)
+            await _run(vm, _PACK, source, out=packed)
             packed.seek(0)
-            _unpack(packed, place)
+            _unpack(packed, Path(target), os.path.basename(source.rstrip("/")))
     except (OSError, tarfile.TarError) as error:
         raise StateError(f"{source!r} can't be copied to {os.fspath(target)!r}: {error}") from error
 
 
-def _unpack(packed: IO[bytes], place: Path) -> None:
-    """Unpack what a guest has sent, which may be anything: nothing of it ends up beside `place`."""
+def _unpack(packed: IO[bytes], target: Path, name: str) -> None:
+    """Unpack what a guest has sent, which may be anything: nothing of it ends up beside `target`. Raises OSError."""
+    place = target / name if target.is_dir() else target
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as directory:
         with tarfile.open(fileobj=packed) as archive:
             archive.extractall(directory, filter="data")
-        (only,) = os.listdir(directory) or [""]
-        if place.is_dir():
-            raise OSError(0, "there is a directory of that name")
-        os.replace(os.path.join(directory, only), place)
+        (Path(directory) / name).replace(place)
 
 
 async def _run(vm: Vm, script: str, *arguments: str, stdin: bytes = b"", out: IO[bytes] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The keys of a keyboard: from characters, and from the names people use, to QEMU's (QKeyCode in qapi/ui.json). Pure."""
+"""The keys of a keyboard: from characters, and from the names people use, to QEMU's (QKeyCode in qapi/ui.json)."""
 
 from __future__ import annotations
 

@@ -110,9 +110,7 @@ class Machines:
         if is_kept:
             self.kept.append(vm.name)
             return
-        roots = store.find_roots()
-        registry.remove(vm.name, roots=roots)
-        store.sweep(roots)  # what a fork has written goes once its run directory has
+        registry.remove(vm.name)
 
     def close(self, *, is_failed: bool) -> None:
         """Give all machines back; with ``--vm-keep-failed`` those of a failed test are left running."""
@@ -133,7 +131,7 @@ class Machines:
             place
             for name in self._names
             if name not in self.kept
-            for place in (roots.fork(name).run, roots.fork(name).state, roots.machine(name).state)
+            for place in (roots.machine(name).run, roots.machine(name).state)
         ]
         return [place for place in places if os.path.lexists(place)]
 

@@ -1,7 +1,7 @@
 """The pytest plugin: fixtures, a marker, options, and what a failed test's report says of its machines.
 
-Nothing but the standard library is imported until a test asks for a machine: pytest loads this in every run of everybody
-who has kvmctl installed.
+Nothing but the standard library is imported until a test asks for a machine: pytest loads this in every run of
+everybody who has kvmctl installed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _FIXTURES: Final = frozenset({"_vm_machines"})
 """What every test has that has machines."""
 _WORD: Final = "KVMCTL_TEST"
 _KEPT: Final = "kvmctl: left running"
-_MACHINES: Final = pytest.StashKey["Machines"]()
-_WATCHMAN: Final = pytest.StashKey["Watchman"]()
+_MACHINES: Final = pytest.StashKey[Any]()
+_WATCHMAN: Final = pytest.StashKey[Any]()
 _FAILED: Final = pytest.StashKey[bool]()
 
 
@@ -162,8 +162,8 @@ def _has_machines(item: pytest.Item) -> bool:
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     """All that a test starts is marked as its own, by a word in the environment."""
     if _has_machines(item):
-        item.stash[_WATCHMAN] = _load("leaks").Watchman()
-        os.environ[_WORD] = item.stash[_WATCHMAN].word
+        watchman = item.stash[_WATCHMAN] = _load("leaks").Watchman()
+        os.environ[_WORD] = watchman.word
     return (yield)
 
 

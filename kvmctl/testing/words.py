@@ -40,7 +40,7 @@ def _word(
 ) -> Callable[Concatenate[AsyncGuest, _P], Coroutine[Any, Any, _T]]:
     """`work` done on the loop that the machine lives on, from whichever loop it is asked for."""
 
-    async def hop(self: AsyncGuest, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    async def hop(self: AsyncGuest, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await on_loop(self.loop, work(self, *args, **kwargs))
 
     update_wrapper(hop, work)
@@ -163,7 +163,7 @@ class AsyncGuest:
     @_word
     async def screenshot(self, path: str | os.PathLike[str]) -> None:
         """Save what the first display shows to `path` as PNG. Raises QmpError where there is no display."""
-        await self.vm.screenshot(os.path.abspath(path))
+        await self.vm.screenshot(os.fspath(path))
 
     @_word
     async def send_key(self, key: str) -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from posixpath import basename
 
-from guestbuild import modules
-from guestbuild.apt import Apt, AptError
-from guestbuild.cpio import Archive
-from guestbuild.deb import Member, read_deb
-from guestbuild.elf import interpreter, needed_libraries
-from guestbuild.modules import Module
+from kvmctl.errors import AptError
+from kvmctl.image.initramfs import modules
+from kvmctl.image.initramfs.cpio import Archive
+from kvmctl.image.initramfs.elf import interpreter, needed_libraries
+from kvmctl.image.kernel.package import PackagedKernel, read_kernel
+from kvmctl.image.packages.apt import Apt
+from kvmctl.image.packages.deb import Member
+from kvmctl.image.packages.sources import KERNELS, Sources
 
 FILES = Path(__file__).parent / "files"
 
-KERNELS = ("linux-image-cloud-amd64", "linux-image-virtual", "linux-image-kvm", "linux-image-amd64")
-"""Packages that stand for the newest kernel: Debian's for clouds, Ubuntu's for the same, Debian's for everything."""
+GENERIC_KERNELS = ("linux-image-amd64", "linux-image-generic")
+"""Packages that stand for the newest kernel for all hardware: Debian's, Ubuntu's."""
 BUSYBOX = "busybox-static"
 AGENT = "qemu-guest-agent"
 
@@ -36,101 +38,33 @@ ON_REQUEST = (
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """A kernel: its image, its version (``uname -r``), and the modules to take along, in loading order."""
-
-    image: bytes
-    version: str
-    modules: tuple[Module, ...]
-
-
-@dataclass(frozen=True)
 class Guest:
-    """The two files that QEMU boots, and the packages they were made of."""
+    """The two files that QEMU boots, the kernel's modules as files, and the packages it was all made of."""
 
     kernel: bytes
     initramfs: bytes
+    modules: dict[str, bytes]
     packages: dict[str, str]
 
 
-def build(apt: Apt) -> Guest:
-    """The guest, from the packages that `apt` has. Raises AptError."""
-    if apt.find_candidate([BUSYBOX]) is None or apt.find_candidate(KERNELS) is None:
+def build(apt: Apt, kernels: Sequence[str] = KERNELS) -> Guest:
+    """The guest, from the packages that `apt` has, with the first of `kernels` to be had. Raises AptError."""
+    if apt.find_candidate([BUSYBOX]) is None or apt.find_candidate(kernels) is None:
         apt.refresh()
-    sources = Sources(apt)
-    kernel = read_kernel(sources)
+    sources = Sources(apt, kernels)
+    kernel = read_kernel(sources, sources.kernel_packages(), wanted=[*AT_BOOT, *ON_REQUEST])
     archive = Archive()
     archive.add_character_device("dev/console", mode=0o600, number=(5, 1))
     archive.add_file("bin/busybox", sources.find_file(BUSYBOX, "bin/busybox"), mode=0o755)
     add_agent(archive, sources)
     add_modules(archive, kernel)
     add_system(archive)
-    return Guest(kernel.image, archive.finish(), sources.used)
+    files = {f"{module.name}.ko": module.data for module in kernel.modules}
+    files["modules.builtin"] = kernel.builtin.encode()
+    return Guest(kernel.image, archive.finish(), files, sources.used)
 
 
-class Sources:
-    """The packages that are read from; `used` tells which, with their versions."""
-
-    def __init__(self, apt: Apt) -> None:
-        self._apt = apt
-        self._unpacked: dict[str, list[Member]] = {}
-
-    @property
-    def used(self) -> dict[str, str]:
-        return {name: self._apt.version(name) for name in sorted(self._unpacked)}
-
-    def members(self, package: str) -> list[Member]:
-        """What is in a package. Raises AptError."""
-        if package not in self._unpacked:
-            self._unpacked[package] = list(read_deb(self._apt.download(package)))
-        return self._unpacked[package]
-
-    def find_file(self, package: str, ending: str) -> bytes:
-        """The file whose path ends so: distributions differ in what is under ``/usr``. Raises AptError."""
-        for member in self.members(package):
-            if f"/{member.name}".endswith(f"/{ending}") and member.target is None:
-                return member.data
-        raise AptError(f"package {package!r} has no {ending!r}")
-
-    def kernel_packages(self) -> list[str]:
-        """The kernel's packages; Ubuntu has the modules apart from the image. Raises AptError."""
-        name = self._apt.find_candidate(KERNELS)
-        if name is None:
-            raise AptError(f"none of these packages is to be had: {', '.join(KERNELS)}")
-        found = [name]
-        for package in found:
-            prefixes = ("linux-image-", "linux-modules-")
-            found += [item for item in self._apt.depends(package) if item.startswith(prefixes) and item not in found]
-        return found[1:]
-
-    def libraries(self, package: str) -> Iterator[Member]:
-        """Members of the libraries' packages that `package` needs, those nearest to it first."""
-        queue, seen = [package], {package}
-        for name in queue:
-            needs = [item for item in self._apt.depends(name) if item.startswith("lib") and item not in seen]
-            seen.update(needs)
-            queue += needs
-            if name != package:
-                yield from self.members(name)
-
-
-def read_kernel(sources: Sources) -> Kernel:
-    """The newest kernel, with the modules to take along. Raises AptError."""
-    members = [member for package in sources.kernel_packages() for member in sources.members(package)]
-    images = [member for member in members if member.name.startswith("boot/vmlinuz-")]
-    if len(images) != 1:
-        raise AptError(f"the kernel's packages hold {len(images)} kernels")
-    files = {name: member for member in members if (name := modules.module_name(member.name))}
-    listing = next((item.data.decode() for item in members if basename(item.name) == "modules.builtin"), "")
-
-    def find(name: str) -> Module | None:
-        return modules.parse_module(name, files[name].data) if name in files else None
-
-    chosen = modules.closure([*AT_BOOT, *ON_REQUEST], find, builtin=modules.builtin_modules(listing))
-    return Kernel(images[0].data, images[0].name.removeprefix("boot/vmlinuz-"), tuple(chosen))
-
-
-def add_modules(archive: Archive, kernel: Kernel) -> None:
+def add_modules(archive: Archive, kernel: PackagedKernel) -> None:
     """The modules, flat in one directory, and the files by which modprobe finds them."""
     directory = f"lib/modules/{kernel.version}"
     for module in kernel.modules:

@@ -81,6 +81,20 @@ def test_a_verb_is_where_the_table_says_and_begins_with_its_line(verb: Verb) -> 
     assert (command.help or "").startswith(f"{verb.help}.\n\n")
 
 
+def test_completing_the_verb_of_a_group_names_those_of_the_group() -> None:
+    done = kvmctl(COMP_WORDS="kvmctl image p", COMP_CWORD="2", _KVMCTL_COMPLETE="complete_bash")
+    assert done.stdout.split() == ["pull"]
+
+
+def test_a_group_alone_prints_its_verbs_and_a_word_that_is_none_of_them_is_a_usage_error() -> None:
+    done = kvmctl("image")
+    assert done.returncode == 2
+    assert "pull" in done.stdout + done.stderr
+    done = kvmctl("image", "pul")
+    assert done.returncode == 2
+    assert "Did you mean 'pull'" in done.stderr
+
+
 def test_a_word_that_is_no_verb_is_a_usage_error_with_a_suggestion() -> None:
     done = kvmctl("strat")
     assert done.returncode == 2

@@ -25,12 +25,15 @@ from kvmctl.compile import compile_plan  # noqa: E402
 from kvmctl.errors import SpecError  # noqa: E402
 from kvmctl.guest import tiny  # noqa: E402
 from kvmctl.host.identity import find_qemu  # noqa: E402
-from kvmctl.host.kvm import probe  # noqa: E402
 from kvmctl.host.qemu import qemu_facts  # noqa: E402
 from kvmctl.image import qemuimg  # noqa: E402
-from kvmctl.plan.model import Plan, Tap  # noqa: E402
-from kvmctl.plan.paths import Roots  # noqa: E402
+from kvmctl.image.record import Origin  # noqa: E402
+from kvmctl.image.store import Store  # noqa: E402
+from kvmctl.plan.model import CreateOverlay, Plan, Tap  # noqa: E402
+from kvmctl.plan.paths import ImagePaths, Roots  # noqa: E402
+from kvmctl.plan.share import InputDirectory  # noqa: E402
 from kvmctl.runtime import files, steps  # noqa: E402
+from kvmctl.runtime.prepare import look_at_host  # noqa: E402
 from kvmctl.spec.load import parse  # noqa: E402
 
 SECRETS = {"KQ_VNC_PASSWORD": "secret12", "KQ_ROOT_PASSWORD": "secret"}
@@ -50,6 +53,7 @@ def main() -> None:
     files.make_private_dir(str(directory / "runtime" / plan.name))
     with ExitStack() as undo:
         make_inputs(plan)
+        make_images(plan)
         steps.carry_out(plan, undo)
         with running(plan) as qemu:
             status = qemu.command("query-status")["status"]
@@ -77,7 +81,7 @@ def plan_in(spec: Path, directory: Path) -> Plan:
     # It is about the words of the command line; how a kernel without vmx or svm fails is not.
     machine = machine.model_copy(update={"accel": "tcg"})
     try:
-        return compile_plan(machine, host=probe(), qemu=qemu, paths=paths)
+        return compile_plan(machine, host=look_at_host(machine, roots=roots), qemu=qemu, paths=paths)
     except SpecError as error:
         raise HostLacks("; ".join(map(str, error.problems))) from error
 
@@ -100,7 +104,9 @@ def make_inputs(plan: Plan) -> None:
         if path.exists() or item.path in made:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        if image_format := formats.get(item.path):
+        if isinstance(item, InputDirectory):
+            path.mkdir()
+        elif image_format := formats.get(item.path):
             program = qemuimg.find_qemu_img(plan.qemu)
             qemuimg.create(program, item.path, image_format=image_format, size=1440 << 10)
         elif path.parent.name == "tls":
@@ -109,6 +115,14 @@ def make_inputs(plan: Plan) -> None:
             path.write_text("secret12")
         else:
             shutil.copy(Path(tiny.__file__).with_name("tiny.bin"), path)
+
+
+def make_images(plan: Plan) -> None:
+    """The images that disks begin as, in the store."""
+    for step in plan.steps:
+        if isinstance(step, CreateOverlay):
+            content = [bytes(1 << 20)]
+            Store(ImagePaths(step.store)).add(content, name=step.image, image_format="raw", origin=Origin("nowhere"))
 
 
 def make_certificates(directory: Path) -> None:

@@ -20,6 +20,7 @@ from kvmctl.plan.model import Plan
 from kvmctl.plan.option import render_option
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.plan.template import template_plan
+from kvmctl.plan.virtiofsd import Virtiofsd
 from kvmctl.spec.load import parse
 from kvmctl.spec.machine import Machine
 from kvmctl.testing.qapi import Recording
@@ -66,6 +67,7 @@ HOST = HostFacts(
     memory=32 << 30,
     hugepages={2 << 20: 4096},
     setpriv="/usr/bin/setpriv",
+    virtiofsd=Virtiofsd("/usr/libexec/virtiofsd", frozenset({"--shared-dir", "--fd", "--readonly", "--log-level"}), ""),
 )
 
 
@@ -136,7 +138,8 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield " ".join(render_option(option, numbers))
     yield ""
     yield f"accel: {plan.accel}: {plan.accel_reason}"
-    for field in ("fds", "steps", "inputs", "ports", "before_run", "consoles", "disks", "networks", "guest"):
+    fields = ("fds", "helpers", "steps", "inputs", "ports", "before_run", "consoles", "disks", "networks", "shares")
+    for field in (*fields, "guest"):
         found = getattr(plan, field)
         for item in found if isinstance(found, tuple) else (found,):
             yield f"{field}: {type(item).__name__} {_compact(asdict(item))}"

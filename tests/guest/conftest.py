@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from kvmctl.guest.agent import Agent, Connect
+from kvmctl.image.packages.deb import read_deb
 
 from .agents import fake_agent, real_agent
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-from guestbuild.deb import read_deb  # noqa: E402
+IMAGES = Path(__file__).parents[2] / "machines/images"
 
 
 @pytest.fixture(params=["fake", "qemu-ga"])
@@ -46,7 +43,7 @@ def qemu_ga_binary(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The installed one, or the one from the package that the small Linux guest was made with."""
     if installed := shutil.which("qemu-ga"):
         return installed
-    package = next((SCRIPTS.parent / "machines/images/small-linux/apt/debs").glob("qemu-guest-agent_*.deb"), None)
+    package = next((IMAGES / "small-linux/apt/debs").glob("qemu-guest-agent_*.deb"), None)
     if package is None:
         pytest.skip("there is no qemu-ga: install qemu-guest-agent, or run scripts/build-guest")
     binary = tmp_path_factory.mktemp("qemu-ga") / "qemu-ga"

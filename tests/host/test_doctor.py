@@ -329,3 +329,13 @@ def test_programs_that_this_release_does_not_use_are_no_more_than_noted() -> Non
         "programs.no-passt": "note",
         "programs.no-virtiofsd": "note",
     }
+
+
+def test_a_virtiofsd_that_does_not_work_is_no_virtiofsd() -> None:
+    problem = "cannot share '/usr/lib/qemu': making a user namespace: Operation not permitted"
+    programs = {"virtiofsd": "/usr/lib/qemu/virtiofsd"}
+    report = diagnose(replace(recorded("intel-nested"), programs=programs, virtiofsd_problem=problem))
+    (finding,) = [finding for finding in report.findings if "virtiofsd" in finding.id]
+    assert (finding.id, finding.level) == ("programs.virtiofsd-fails", "warning")
+    assert problem in finding.summary
+    assert "user.max_user_namespaces" in finding.fix

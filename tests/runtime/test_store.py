@@ -200,3 +200,50 @@ def test_a_file_where_the_run_directory_should_be_is_named(paths: MachinePaths) 
     Path(paths.run).write_text("")
     with pytest.raises(StateError, match="is in the way"):
         store.claim(paths, is_captive=False)
+
+
+def ephemeral_disk(roots: Roots) -> Path:
+    disk = Path(roots.machine("web", ephemeral=True).disks, "disk0.qcow2")
+    disk.parent.mkdir(parents=True)
+    disk.touch()
+    return disk
+
+
+def test_the_disks_of_an_ephemeral_run_are_not_in_the_run_directory_and_go_with_it(roots: Roots) -> None:
+    paths = roots.machine("web", ephemeral=True)
+    claim = store.claim(paths, is_captive=True)
+    disk = ephemeral_disk(roots)
+    assert not str(disk).startswith(roots.runtime)
+    store.sweep(roots)
+    assert disk.exists()
+    claim.abandon()
+    assert not disk.exists()
+
+
+def test_the_disks_of_a_killed_ephemeral_run_are_swept(roots: Roots) -> None:
+    paths = roots.machine("web", ephemeral=True)
+    with child(HOLD, *claimant(paths, "captive")):
+        disk = ephemeral_disk(roots)
+    assert disk.exists()
+    store.sweep(roots)
+    assert not disk.exists()
+
+
+def test_ephemeral_disks_whose_run_directory_is_gone_are_swept_and_never_used_again(roots: Roots) -> None:
+    disk = ephemeral_disk(roots)
+    store.sweep(roots)
+    assert not disk.exists()
+    disk = ephemeral_disk(roots)
+    claim = store.claim(roots.machine("web", ephemeral=True), is_captive=True)
+    assert not disk.exists()
+    claim.abandon()
+
+
+def test_a_defined_machines_disks_are_nobodys_to_sweep(roots: Roots) -> None:
+    disk = Path(roots.machine("web").disks, "disk0.qcow2")
+    disk.parent.mkdir(parents=True)
+    disk.touch()
+    claim = store.claim(roots.machine("web", ephemeral=True), is_captive=True)
+    claim.abandon()
+    store.sweep(roots)
+    assert disk.exists()

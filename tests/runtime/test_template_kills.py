@@ -99,7 +99,7 @@ async def test_who_is_killed_in_the_middle_of_many_forks_leaves_none(roots: Root
     assert kvmctl.list_machines() == []
     assert not qemus(roots)
     assert os.listdir(roots.runtime) == []
-    assert os.listdir(roots.state) == ["templates"] or os.listdir(roots.forks) == []
+    assert os.listdir(roots.state) == ["templates"] or os.listdir(roots.ephemeral) == []
     assert not kvmctl.list_templates()[0].in_use
 
 

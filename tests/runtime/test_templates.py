@@ -44,7 +44,7 @@ async def test_forks_are_different_machines_and_leave_nothing(roots: Roots) -> N
             assert (await one.qmp(command))[key] != (await two.qmp(command))[key]
         assert (await one.qmp("query-uuid"))["UUID"] == one.plan.uuid
     assert os.listdir(roots.runtime) == []
-    assert not os.path.exists(roots.forks) or os.listdir(roots.forks) == []
+    assert not os.path.exists(roots.ephemeral) or os.listdir(roots.ephemeral) == []
 
 
 async def test_guests_that_have_a_driver_for_it_are_told_that_they_were_copied() -> None:
@@ -149,7 +149,7 @@ async def test_a_disk_made_for_the_machine_and_uefi_variables_are_frozen_with_it
     async with await template.fork() as fork:
         nodes = {item["node-name"]: item for item in await fork.qmp("query-named-block-nodes")}
         for name, made in (("disk0", "disk0.qcow2"), ("disk1", "disk1.raw")):
-            assert nodes[name]["file"].startswith(fork.paths.state)
+            assert nodes[name]["file"].startswith(fork.paths.disks)
             assert not nodes[name]["ro"]
             assert nodes[f"{name}-frozen-file"]["file"] == f"{paths.directory}/disks/{made}"
             assert nodes[f"{name}-frozen-file"]["ro"]

@@ -17,9 +17,14 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from guestbuild import cpio, deb, elf, modules, rootfs, zstd  # noqa: E402
-from guestbuild.apt import Apt, AptError  # noqa: E402
-from guestbuild.deb import Member  # noqa: E402
+from guestbuild import rootfs  # noqa: E402
+
+from kvmctl.errors import AptError  # noqa: E402
+from kvmctl.image import zstd  # noqa: E402
+from kvmctl.image.initramfs import cpio, elf, modules  # noqa: E402
+from kvmctl.image.packages import deb  # noqa: E402
+from kvmctl.image.packages.apt import Apt  # noqa: E402
+from kvmctl.image.packages.deb import Member  # noqa: E402
 
 
 def zstd_compressed(data: bytes) -> bytes:

@@ -113,6 +113,9 @@ def _descriptors(plan: Plan, theirs: socket.socket, directory: Path, stack: Exit
                 yield from _closed_later(fds, deferred.open_tap(source), stack)
             case VhostNet(fds):
                 yield from _closed_later(fds, deferred.open_vhost_net(source), stack)
+    for helper in plan.helpers:
+        number, _ = deferred.start_helper(helper, env=os.environ, undo=stack)
+        yield from _closed_later((helper.fd,), [number], stack)
 
 
 def _closed_later(names: tuple[str, ...], numbers: list[int], stack: ExitStack) -> Iterator[tuple[str, int]]:

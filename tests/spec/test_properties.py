@@ -74,6 +74,10 @@ NETWORKS = st.one_of(
     st.fixed_dictionaries({"type": st.just("tap")}, optional={"id": NAMES, "queues": st.integers(1, 4)}),
     st.fixed_dictionaries({"type": st.just("none")}),
 )
+SHARES = st.fixed_dictionaries(
+    {"path": LINES.map(lambda text: f"/shares/{text}"), "driver": st.sampled_from(["auto", "9p"])},
+    optional={"mount": LINES.map(lambda text: f"/mnt/{text}"), "read_only": st.booleans()},
+)
 CHANNELS = st.fixed_dictionaries({"name": LINES}, optional={"id": NAMES})
 SPECS = st.fixed_dictionaries(
     {},
@@ -86,6 +90,7 @@ SPECS = st.fixed_dictionaries(
         "disks": st.lists(DISKS, max_size=4, unique_by=lambda disk: disk["path"]),
         "networks": st.lists(NETWORKS, max_size=4),
         "channels": st.lists(CHANNELS, max_size=3),
+        "shares": st.lists(SHARES, max_size=3, unique_by=lambda share: share.get("mount", id(share))),
         "consoles": st.lists(st.fixed_dictionaries({}, optional={"log": st.booleans()}), max_size=2),
         "serials": st.lists(st.just({}), max_size=3),
         "balloon": st.booleans(),

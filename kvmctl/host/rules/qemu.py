@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvmctl.host.finding import Finding, Level
-from kvmctl.host.programs import PROGRAMS, QEMU_PACKAGES, UEFI_PACKAGES, install_command
+from kvmctl.host.programs import PROGRAMS, QEMU_PACKAGES, UEFI_PACKAGES, Program, install_command
 from kvmctl.host.record import Survey
 from kvmctl.host.rules.kvm import facts_of
 from kvmctl.plan.facts import choose_accel
@@ -81,13 +81,27 @@ def check_programs(survey: Survey) -> Iterator[Finding]:
     """The helper programs; those that this release does not use are only told of."""
     for program in PROGRAMS:
         path = survey.programs.get(program.name)
-        if path:
+        if path and program.name == "virtiofsd" and survey.virtiofsd_problem:
+            yield _explain_virtiofsd(program, survey.virtiofsd_problem)
+        elif path:
             yield Finding(f"programs.{program.name}", "ok", f"{program.name}, which {program.purpose}: {path}")
-            continue
-        later = "" if program.is_used else "; this release does not use it"
-        yield Finding(
-            f"programs.no-{program.name}",
-            "warning" if program.is_used else "note",
-            f"{program.name} is not installed, which {program.purpose}{later}",
-            install_command(program.packages, family=survey.system.family),
-        )
+        else:
+            yield _explain_absence(program, install_command(program.packages, family=survey.system.family))
+
+
+def _explain_virtiofsd(program: Program, problem: str) -> Finding:
+    text = f"{program.name}, which {program.purpose}, does not work: {problem}; {_without(program)}"
+    fix = "let users make user namespaces: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+    return Finding("programs.virtiofsd-fails", "warning", text, fix + "kernel.apparmor_restrict_unprivileged_userns")
+
+
+def _explain_absence(program: Program, install: str) -> Finding:
+    level: Level = "warning" if program.is_used and not program.without else "note"
+    rest = "" if program.is_used else "; this release does not use it"
+    rest += f"; {_without(program)}" if program.without else ""
+    text = f"{program.name} is not installed, which {program.purpose}{rest}"
+    return Finding(f"programs.no-{program.name}", level, text, install)
+
+
+def _without(program: Program) -> str:
+    return f"without it, {program.without}"

@@ -19,6 +19,7 @@ from kvmctl.spec.devices.network_user import UserNetwork
 from kvmctl.spec.devices.panic import Panic
 from kvmctl.spec.devices.rng import Rng
 from kvmctl.spec.devices.serial import Channel, Serial, VirtioConsole
+from kvmctl.spec.devices.share import Share
 from kvmctl.spec.devices.video import Video, VideoModel
 from kvmctl.spec.devices.vnc import Vnc
 from kvmctl.spec.devices.vsock import Vsock
@@ -46,6 +47,7 @@ class Devices(Model):
         default=True, validate_default=True, description="The guest agent's channel; false leaves it out."
     )
     channels: tuple[Channel, ...] = Field(default=(), description="Named streams between host and guest.")
+    shares: tuple[Share, ...] = Field(default=(), description="Directories of the host that the guest can mount.")
     balloon: Switch[Balloon] = Field(
         default=True, validate_default=True, description="The memory balloon; false leaves it out."
     )

@@ -23,7 +23,7 @@ from kvmctl.spec.devices.device import Device
 from kvmctl.spec.devices.diskbus import Bus
 from kvmctl.spec.hostpath import HostPath
 from kvmctl.spec.model import Bool, Int
-from kvmctl.spec.units import ByteSize, Id, Line, matching
+from kvmctl.spec.units import ByteSize, Id, ImageName, Line, matching
 
 _FORMAT_BY_SUFFIX: Final[dict[str, Format]] = {".qcow2": "qcow2", ".raw": "raw", ".iso": "raw"}
 
@@ -47,12 +47,20 @@ class Disk(Device):
         description="The image or block device. Without it a disk that has a size lives in the machine's own state "
         "directory, and a CD or floppy drive is empty.",
     )
+    image: ImageName | None = Field(
+        default=None,
+        description="The image in the store ('debian-12'; see kvmctl image list) that the disk begins as. What the "
+        "guest writes goes to an overlay in the machine's own state directory, and the image stays as it is.",
+    )
     format: Format | None = Field(
         default=None,
         description="The image's format; needed unless the name ends in .qcow2, .raw or .iso. Never found by probing.",
     )
     size: ByteSize | None = Field(
-        default=None, ge=512, description="Bytes, as '20GiB': the image is made with this size where there is none."
+        default=None,
+        ge=512,
+        description="Bytes, as '20GiB': the image is made with this size where there is none. A disk with an 'image' "
+        "is as large as that where the image is the larger one, or no size is given.",
     )
     bus: Bus | None = Field(
         default=None,
@@ -98,8 +106,12 @@ class Disk(Device):
             yield Problem("detect_zeroes", "'unmap' needs discard = 'unmap'", allowed="detect_zeroes = 'on'")
 
     def _medium_problems(self) -> Iterator[Problem]:
+        if self.image is not None:
+            yield from self._image_problems()
+            return
         if self.device == "disk" and self.path is None and self.size is None:
-            yield Problem("", "a disk needs a path, or a size to be made with", allowed="path = ... or size = ...")
+            allowed = "path = ..., size = ... or image = ..."
+            yield Problem("", "a disk needs a path, an image, or a size to be made with", allowed=allowed)
         if self.device != "disk" and self.size is not None:
             yield Problem("size", f"a {self.device} is not made, only inserted", allowed="path = ...")
         if self.path is not None and self.image_format is None:
@@ -110,6 +122,17 @@ class Disk(Device):
             )
         if self.read_only and self.size is not None:
             yield Problem("read_only", "a disk that is made empty and can't be written is of no use")
+
+    def _image_problems(self) -> Iterator[Problem]:
+        """A disk that begins as an image of the store is made by kvmctl, where and as kvmctl wants it."""
+        if self.path is not None:
+            yield Problem("image", "a disk has a path or an image, not both", f"'{self.image}'", "leave one out")
+        if self.format is not None:
+            yield Problem("format", "the store knows the image's own", f"'{self.format}'", "leave it out")
+        if self.device != "disk":
+            yield Problem("image", f"a {self.device} is not made, only inserted", f"'{self.image}'", "path = ...")
+        if self.read_only:
+            yield Problem("read_only", "a disk that begins as an image is there to be written", "true", "leave it out")
 
     def _bus_problems(self) -> Iterator[Problem]:
         if self.device == "cdrom" and self.bus is not None and self.bus not in diskbus.CD_BUSES:
@@ -139,8 +162,7 @@ class Disk(Device):
     def lower(self, ctx: Context, at: At) -> Lowered:
         """The block nodes, the device, and the image to be made or looked at."""
         name = self.device_id(at.index)
-        made = join(ctx.paths.disks, f"{name}.{self.image_format}") if self.size is not None else None
-        path = self.path or made
+        path = self.path or self._made_at(ctx, name=name)
         drive = self._floppy(ctx, at, name=name) if self.device == "floppy" else self._drive(ctx, at, name=name)
         known = plan.Disk(
             id=name,
@@ -150,14 +172,28 @@ class Disk(Device):
             device=self.device,
             read_only=self._is_read_only,
         )
-        medium = self._medium(path, at, name=name) if path else Lowered()
+        medium = self._medium(path, ctx, at, name=name) if path else Lowered()
         return medium + drive + Lowered(disks=(known,))
+
+    def _made_at(self, ctx: Context, *, name: str) -> str | None:
+        """Where the disk is made. Another image makes another disk: the old one is neither lost nor taken for it."""
+        if self.image is not None:
+            return join(ctx.paths.disks, f"{name}.{self.image}.qcow2")
+        return join(ctx.paths.disks, f"{name}.{self.image_format}") if self.size is not None else None
+
+    def _steps(self, path: str, ctx: Context, at: At, *, image_format: Format) -> tuple[plan.Step, ...]:
+        """What makes the disk where it may be absent."""
+        if self.image is not None:
+            return (plan.CreateOverlay(path, ctx.paths.images, self.image, self.size, f"{at.key}.image"),)
+        if self.size is not None:
+            return (plan.CreateImage(path, image_format, self.size, f"{at.key}.size"),)
+        return ()
 
     @property
     def _is_read_only(self) -> bool:
         return self.read_only or self.device == "cdrom"
 
-    def _medium(self, path: str, at: At, *, name: str) -> Lowered:
+    def _medium(self, path: str, ctx: Context, at: At, *, name: str) -> Lowered:
         """The image: its block nodes, and the step that makes it where it may be absent."""
         image_format = self.image_format or "raw"
         nodes = block_nodes(
@@ -175,7 +211,7 @@ class Disk(Device):
         key = f"{at.key}.path" if self.path else at.key
         return Lowered(
             options=nodes,
-            steps=() if self.size is None else (plan.CreateImage(path, image_format, self.size, f"{at.key}.size"),),
+            steps=self._steps(path, ctx, at, image_format=image_format),
             inputs=(plan.Input(path, key, writable=not self._is_read_only, locked=True),),
         )
 
@@ -206,7 +242,8 @@ class Disk(Device):
         return self.bus or (diskbus.CD_BUS[platform] if self.device == "cdrom" else "virtio")
 
     def _medium_of(self, name: str) -> dict[str, Value]:
-        return {} if self.path is None and self.size is None else {"drive": name}
+        has_medium = self.path is not None or self.size is not None or self.image is not None
+        return {"drive": name} if has_medium else {}
 
     def _floppy(self, ctx: Context, at: At, *, name: str) -> Lowered:
         """A floppy drive; pc has the controller and q35 is given one."""

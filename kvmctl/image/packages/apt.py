@@ -14,15 +14,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kvmctl.errors import AptError
+
 _NAME = re.compile(r"[\s:(]")
 """Where a package's name ends in a dependency: ``libc6:any (>= 2.34)``."""
 
 
-class AptError(Exception):
-    """apt could not do it; says what and why."""
-
-
-@dataclass
+@dataclass(slots=True)
 class Apt:
     """apt, keeping what it fetches under `directory`."""
 
@@ -31,7 +29,7 @@ class Apt:
     _records: dict[str, dict[str, str]] = field(default_factory=dict, init=False)
 
     def find_candidate(self, names: Iterable[str]) -> str | None:
-        """The first of `names` that can be had; None where none can."""
+        """The first of `names` that can be had; None where none can. Raises AptError."""
         wanted = list(names)
         self._look_up(wanted)
         return next((name for name in wanted if self._records[name]), None)
@@ -58,6 +56,19 @@ class Apt:
                 raise
             self.refresh()  # the system's lists may name a file that the mirror has replaced since
             return self._download(name)
+
+    def index_targets(self) -> str:
+        """All that apt knows of where packages come from, as ``apt-get indextargets`` prints it. Raises AptError."""
+        asked = ("apt-get", "indextargets", "Created-By: Packages")
+        if "\nOrigin: " not in (known := self._run(*asked)) and not self._private:
+            self.refresh()  # without the lists it is only known where they are
+            return self._run(*asked)
+        return known
+
+    def settings(self, prefix: str) -> list[str]:
+        """The settings whose names begin so, each as apt.conf(5) has it, without its semicolon. Raises AptError."""
+        lines = self._run("apt-config", "dump").splitlines()
+        return [line.removesuffix(";") for line in lines if line.startswith(prefix) and not line.endswith('"";')]
 
     def refresh(self) -> None:
         """Fetch lists of our own and use them from now on. Raises AptError."""
@@ -115,12 +126,12 @@ class Apt:
     def _run(self, program: str, *arguments: str, directory: Path | None = None, may_fail: bool = False) -> str:
         (self.directory / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
         if shutil.which(program) is None:
-            raise AptError(f"{program!r} is not here: the guest is made of Debian's or Ubuntu's packages")
+            raise AptError(f"{program!r} is not here", hint="What is made of packages is made on Debian or Ubuntu.")
         done = subprocess.run(
             [program, *self._options(), *arguments], cwd=directory, capture_output=True, text=True, check=False
         )
         if done.returncode and not may_fail:
-            raise AptError(f"{program} {' '.join(arguments)} failed:\n{done.stderr.strip()}")
+            raise AptError(f"{program} {' '.join(arguments)} failed", detail=done.stderr.strip())
         return done.stdout
 
 

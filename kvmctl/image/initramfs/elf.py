@@ -1,4 +1,4 @@
-"""What a build needs to know of ELF files (64-bit, little-endian): a section's bytes, the libraries a program names."""
+"""What there is to know of ELF files (64-bit, little-endian): a section's bytes, the libraries a program names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SHT_DYNAMIC = 6
 _DT_NEEDED = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Section:
     """A section header, as far as it matters here (elf(5))."""
 

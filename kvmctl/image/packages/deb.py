@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import io
-import lzma
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from guestbuild import zstd
+from kvmctl.image.compression import expand
 
 _MAGIC = b"!<arch>\n"
 _HEADER = 60
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_XZ_MAGIC = b"\xfd7zXZ\x00"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """A file or symbolic link of a package; `name` has no leading slash."""
 
@@ -35,15 +32,6 @@ def read_deb(path: Path) -> Iterator[Member]:
             yield from _tar_members(expand(data))
             return
     raise ValueError(f"{path} has no data.tar")
-
-
-def expand(data: bytes) -> bytes:
-    """`data` decompressed, if it is xz or zstd; tarfile itself knows the older ones."""
-    if data.startswith(_XZ_MAGIC):
-        return lzma.decompress(data)
-    if data.startswith(_ZSTD_MAGIC):
-        return zstd.decompress(data)
-    return data
 
 
 def _ar_members(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -65,7 +53,7 @@ def _tar_members(data: bytes) -> Iterator[Member]:
             name = item.name.removeprefix("./").strip("/")
             if item.isreg():
                 content = archive.extractfile(item)
-                assert content is not None  # isreg() said so
+                assert content is not None  # noqa: S101  # isreg() said so
                 yield Member(name, item.mode, content.read())
             elif item.issym():
                 yield Member(name, 0o777, target=item.linkname)

@@ -11,13 +11,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from posixpath import basename
 
-from guestbuild.deb import expand
-from guestbuild.elf import find_section
+from kvmctl.image.compression import expand
+from kvmctl.image.initramfs.elf import find_section
 
-_SUFFIXES = (".ko", ".ko.xz", ".ko.zst")
+_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Module:
     """A module, decompressed, and what it says of itself."""
 

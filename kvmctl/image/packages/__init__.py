@@ -1,0 +1,1 @@
+"""The distribution's packages, fetched by apt without privileges and read without dpkg."""
