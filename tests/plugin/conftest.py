@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[2]
 IS_INSTALLED = any(point.name == "kvmctl" for point in entry_points(group="pytest11"))
 PLUGIN = [] if IS_INSTALLED else ["-p", "kvmctl.testing.plugin"]
 """What it takes to have the plugin: nothing, once this kvmctl is installed as it is."""
+PYTEST = [sys.executable, "-m", "pytest", *PLUGIN, "-p", "no:cacheprovider"]
+LOOPS = ["-o", "asyncio_default_fixture_loop_scope=function"]
+"""What pytest-asyncio warns of where it is not said."""
 
 
 @pytest.fixture(autouse=True)
@@ -39,9 +42,7 @@ def run(pytester: pytest.Pytester) -> Run:
     """Runs pytest, in a process of its own, on what the test has written."""
 
     def runs(*arguments: str) -> pytest.RunResult:
-        return pytester.run(
-            sys.executable, "-m", "pytest", *PLUGIN, "-p", "no:cacheprovider", "-W", "error", *arguments, timeout=200
-        )
+        return pytester.run(*PYTEST, *LOOPS, "-W", "error", *arguments, timeout=200)
 
     return runs
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 import kvmctl
 
-from .conftest import PLUGIN, Run, running
+from .conftest import PYTEST, Run, running
 
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.qemu
@@ -66,7 +65,7 @@ def test_a_template_that_does_not_fit_any_more_is_made_anew(pytester: pytest.Pyt
     assert not again.problem
 
 
-def test_suites_without_machines_import_nothing_of_kvmctl(pytester: pytest.Pytester, run: Run) -> None:
+def test_suites_without_machines_import_nothing_of_kvmctl(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
         import sys
 
@@ -75,7 +74,8 @@ def test_suites_without_machines_import_nothing_of_kvmctl(pytester: pytest.Pytes
             assert ours <= {"kvmctl", "kvmctl.testing", "kvmctl.testing.plugin", "kvmctl.testing.blueprint"}
             assert not {"pydantic", "asyncio", "psutil", "qemu", "tomlkit"} & set(sys.modules)
     """)
-    run("-p", "no:asyncio", "-p", "no:xdist", "-p", "no:timeout", "-p", "no:anyio").assert_outcomes(passed=1)
+    others = [word for name in ("asyncio", "xdist", "timeout", "anyio") for word in ("-p", f"no:{name}")]
+    pytester.run(*PYTEST, *others, timeout=100).assert_outcomes(passed=1)
 
 
 def test_markers_change_the_spec_the_nearer_one_last(pytester: pytest.Pytester, run: Run) -> None:
@@ -89,7 +89,7 @@ def test_markers_change_the_spec_the_nearer_one_last(pytester: pytest.Pytester, 
 
         def test_of_the_module(vm):
             assert memory(vm) == 24
-            assert vm.vm.plan.spec["boot"]["kernel"].endswith("tiny.bin")
+            assert vm.vm.plan.spec["boot"]["kernel"] == "builtin:tiny"
             assert vm.vm.plan.spec["boot"]["cmdline"] == "deaf"
 
         @pytest.mark.vm(memory="32MiB", until="console:^READY")
@@ -333,7 +333,7 @@ def test_a_tap_that_a_test_leaves_fails_it(pytester: pytest.Pytester) -> None:
             subprocess.run(["ip", "tuntap", "add", "dev", "left0", "mode", "tap"], check=True)
     """)
     command = ["unshare", "--net", "--mount", "sh", "-c", 'mount -t sysfs sysfs /sys && exec "$@"', "sh"]
-    result = pytester.run(*command, sys.executable, "-m", "pytest", *PLUGIN, "-p", "no:cacheprovider", timeout=100)
+    result = pytester.run(*command, *PYTEST, timeout=100)
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*the test has left behind:", "  tap left0"])
 
@@ -347,12 +347,8 @@ def test_nothing_outlives_a_run_that_is_killed(pytester: pytest.Pytester, direct
             pathlib.Path("ready").write_text("")
             threading.Event().wait()
     """)
-    with subprocess.Popen(
-        [sys.executable, "-m", "pytest", *PLUGIN],
-        cwd=pytester.path,
-        stdout=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-    ) as process:
+    silent = subprocess.DEVNULL
+    with subprocess.Popen(PYTEST, cwd=pytester.path, stdin=silent, stdout=silent, stderr=silent) as process:
         ready = pytester.path / "ready"
         deadline = time.monotonic() + 100
         while not ready.exists():
@@ -376,7 +372,7 @@ def test_an_interrupted_run_gives_its_machines_back(pytester: pytest.Pytester, d
             threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
             vm.wait_for_console_text("never")
     """)
-    result = pytester.run(sys.executable, "-m", "pytest", *PLUGIN, "-p", "no:cacheprovider", timeout=100)
+    result = pytester.run(*PYTEST, timeout=100)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert running(directories) == []
 
@@ -400,4 +396,4 @@ def test_async_tests_have_the_same_machines(pytester: pytest.Pytester, run: Run)
             assert not first.vm.is_alive
             assert second.vm.is_alive
     """)
-    run("-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function").assert_outcomes(passed=2)
+    run("-o", "asyncio_mode=strict").assert_outcomes(passed=2)
