@@ -13,8 +13,8 @@ from typing import IO, Final
 from kvmctl.errors import CommandFailed, StateError
 from kvmctl.runtime.vm import Vm
 
-_PIECE: Final = 8 << 20
-"""Bytes that are sent at once: a command's input travels in one request."""
+_PIECE: Final = 1 << 20
+"""Bytes that are sent at once: a command's input travels in one request, and a guest without KVM reads that slowly."""
 _BEGIN: Final = 'mkdir -p "$(dirname "$1")" && : >"$1.part"'
 _PUT: Final = 'cat >>"$1.part"'
 _PACK: Final = 'cd "$(dirname "$1")" && tar -cf - "$(basename "$1")"'
