@@ -28,6 +28,10 @@
     ├── ImageError                   13   a disk image can't be made or read
     ├── StateError                   14   files of kvmctl's own can't be read or written
     │   └── TemplateDamaged               … files of a template are missing, or are not what they were
+    ├── Unreachable                  15   there is no way into the guest, or it lets nobody in
+    │   └── HostKeyChanged                … what answers is not the guest that was there before
+    ├── WaitFailed                   16   what was waited for has failed, and won't come by waiting
+    ├── CopyFailed                   17   a file can't be copied into the guest or out of it
     └── DownloadError                18   an image can't be downloaded
         └── DigestMismatch                … or is not the one that its publisher has
 
@@ -233,6 +237,28 @@ class StateError(KvmctlError):
 
 class TemplateDamaged(StateError):
     """Files of a template are missing, or are not what they were when it was made."""
+
+
+class CopyFailed(KvmctlError):
+    """A file can't be copied into the guest or out of it; what was there before is there still."""
+
+    exit_code = 17
+
+
+class Unreachable(KvmctlError):
+    """There is no way into the guest by its network, or it lets nobody in."""
+
+    exit_code = 15
+
+
+class HostKeyChanged(Unreachable):
+    """What answers in the guest's place shows another host key than the one on record."""
+
+
+class WaitFailed(KvmctlError):
+    """What was waited for has failed: waiting longer would not bring it."""
+
+    exit_code = 16
 
 
 class DownloadError(KvmctlError):

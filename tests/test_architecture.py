@@ -42,6 +42,8 @@ THIRD_PARTY_HOMES = {
     "typer": ("kvmctl/cli/",),
     "ctypes": ("kvmctl/ioctl/", "kvmctl/image/zstd.py", "kvmctl/image/build/pretend.py"),
     "pytest": ("kvmctl/testing/plugin.py",),
+    "pycdlib": ("kvmctl/image/seed.py",),
+    "yaml": ("kvmctl/runtime/cloudconfig.py",),
 }
 PROGRAMS = {"kvmctl/ioctl/__main__.py", "kvmctl/ioctl/confine.py", "kvmctl/image/build/pretend.py"}
 """What is run as a program of its own, and not by way of the command line."""

@@ -52,7 +52,8 @@ class Session:
 
     def __init__(self, wire: Wire, *, patience: float | None) -> None:
         self._wire = wire
-        self._patience = patience
+        self.patience = patience
+        """Seconds for one answer."""
         self.in_step = False
         """Whether the next line will be the answer to the next request."""
 
@@ -60,7 +61,7 @@ class Session:
         """Get in step. Raises AgentError and DeadlineExceeded."""
         token = secrets.randbelow(1 << 53)
         async with (
-            _deadline(self._patience, "the guest agent does not answer", hint=_ABSENT),
+            _deadline(self.patience, "the guest agent does not answer", hint=_ABSENT),
             _translated("guest-sync-delimited"),
         ):
             # The sentinel makes the agent forget a request that somebody left half-sent.
@@ -93,7 +94,7 @@ class Session:
         if not self.in_step:
             raise AgentError(f"the guest agent can't be asked for {command!r}: an earlier answer is missing")
         self.in_step = False
-        async with _deadline(self._patience, f"the guest agent did not answer {command!r}"), _translated(command):
+        async with _deadline(self.patience, f"the guest agent did not answer {command!r}"), _translated(command):
             await self._wire.send(_request(command, arguments or {}))
             line = await self._wire.read_line(limit=limit)
         self.in_step = True
@@ -128,8 +129,11 @@ class Agent:
         self.patience = patience
         """Seconds for one answer; None waits for ever, and the caller's own deadline ends it."""
 
-    async def open(self) -> Session:
-        """A session, in step; the caller closes it. Raises AgentError and DeadlineExceeded."""
+    async def open(self, *, patience: float | None = None) -> Session:
+        """A session, in step; the caller closes it. `patience` is for its answers, and for being put in step the usual.
+
+        Raises AgentError and DeadlineExceeded.
+        """
         try:
             connection = self._connect()
         except OSError as error:
@@ -140,12 +144,14 @@ class Agent:
         except BaseException:
             session.close()
             raise
+        if patience is not None:
+            session.patience = patience
         return session
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[Session]:
-        """The channel for several commands in a row; nobody else is served meanwhile."""
-        session = await self.open()
+    async def session(self, *, patience: float | None = None) -> AsyncIterator[Session]:
+        """The channel for several commands in a row; nobody else is served meanwhile. For `patience` see `open`."""
+        session = await self.open(patience=patience)
         try:
             yield session
         finally:

@@ -44,7 +44,15 @@ async def start_command(turn: Turn, argv: Sequence[str], *, stdin: bytes = b"", 
 
 async def find_end(turn: Turn, pid: int, *, captured: bool = False) -> End | None:
     """How the command ended, told once; None while it runs. Raises AgentError and DeadlineExceeded."""
-    reply = await turn.execute("guest-exec-status", {"pid": pid}, limit=_OUTPUT_MAX if captured else REPLY_MAX)
+    try:
+        reply = await turn.execute("guest-exec-status", {"pid": pid}, limit=_OUTPUT_MAX if captured else REPLY_MAX)
+    except AgentError as error:
+        if error.error_class != "GenericError":
+            raise
+        raise AgentError(
+            "the guest agent does not know the command any more: the guest, or the agent, was restarted meanwhile",
+            detail=error.summary,
+        ) from error
     if not take(reply, "exited", bool):
         return None
     signal = take(reply, "signal", int, 0)
@@ -65,7 +73,7 @@ async def run_captured(turn: Turn, argv: Sequence[str], *, stdin: bytes = b"") -
     return end
 
 
-def check_command(argv: Sequence[str], *, stdin: bytes = b"") -> None:
+def check_command(argv: Sequence[str], *, stdin: bytes | bytearray = b"") -> None:
     """Raises AgentError for a command that no agent could be given."""
     if isinstance(argv, str):  # which is a sequence of words of one letter
         raise AgentError(f"{argv!r} is one word, and a command is a list of them", hint=f'["sh", "-c", {argv!r}]')

@@ -14,6 +14,8 @@ _T = TypeVar("_T", bound=int | str)
 _ITEMS_MAX = 200_000
 """Commas in a reply. Parsed, ``[],[],[]`` takes twenty times its length in memory; no reply has this many values."""
 _QUOTED_MAX = 300
+_INT_MAX = 1 << 64
+"""No number of the protocol is larger, and Python's would be as large as the reply is long."""
 _FORBIDDEN = "The agent in the guest is too old for it, or its configuration forbids it (block-rpcs, blacklist)."
 
 
@@ -28,9 +30,9 @@ def parse_reply(line: bytes, *, command: str) -> Any:
             return result
         case {"error": {"class": str(error_class), "desc": str(description)}}:
             raise AgentError(
-                f"the guest agent refused {command!r}: {_printable(description)}",
+                f"the guest agent refused {command!r}: {printable(description)}",
                 hint=_FORBIDDEN if error_class == "CommandNotFound" else "",
-                error_class=_printable(error_class),
+                error_class=printable(error_class),
             )
         case _:
             raise AgentError(f"the guest agent answered {command!r} with nonsense", detail=quote(line))
@@ -53,7 +55,9 @@ def take(reply: object, key: str, kind: type[_T], default: _T | None = None) -> 
     """The member `key` of a reply, of type `kind`. Raises AgentError where it is missing, without a default, or not."""
     value = reply.get(key, default) if isinstance(reply, Mapping) else None
     # A bool is an int to Python, and `"exitcode": true` is nonsense all the same.
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+    is_other_kind = isinstance(value, bool) and kind is not bool
+    is_absurd = isinstance(value, int) and not -_INT_MAX <= value <= _INT_MAX
+    if not isinstance(value, kind) or is_other_kind or is_absurd:
         summary = f"the guest agent's reply has no {key!r} of type {kind.__name__}"
         raise AgentError(summary, detail=quote(repr(reply).encode()))
     return value
@@ -82,6 +86,6 @@ def _load(line: bytes) -> object:
     return value
 
 
-def _printable(text: str) -> str:
-    """A guest's words without what would drive a terminal."""
+def printable(text: str) -> str:
+    """A guest's words, cut, without what would drive a terminal."""
     return "".join(char if char.isprintable() else "�" for char in text[:_QUOTED_MAX])

@@ -1,18 +1,26 @@
-"""Running a command in the guest: output as it comes, its exit code at the end."""
+"""Running a command in the guest: its streams, its signals, its exit code at the end.
+
+Where nobody wants its output as it comes, it is the agent's to keep until the end: one request starts the command,
+nothing is made in the guest. Else it streams, through a spool.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from kvmctl.errors import AgentError, DeadlineExceeded, KvmctlError
 from kvmctl.guest.agent import Agent
+from kvmctl.guest.beside import beside
 from kvmctl.guest.command import End, check_command, find_end, run_captured, start_command
-from kvmctl.guest.spool import GOODBYE, SHELL, Spool, find_spool
+from kvmctl.guest.feed import Feed
+from kvmctl.guest.files import open_file
+from kvmctl.guest.shell import END, KILL, SHELL, Setting, become
+from kvmctl.guest.spool import GOODBYE, Spool, find_spool, make_mark
 from kvmctl.guest.turn import Turn
 
 OnOutput: TypeAlias = Callable[[bytes], None]
@@ -20,7 +28,10 @@ OnOutput: TypeAlias = Callable[[bytes], None]
 
 KEEP_MAX: Final = 64 << 20
 """Bytes of one stream that are kept for the result; a callback has no limit."""
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HELD_CHECK: Final = 1.0
+"""Seconds between two looks at whether a command is gone whose output goes on."""
+_HELD_MAX: Final = 3
+"""Looks in a row after which it is said that somebody else holds the output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +45,35 @@ class ExecResult:
     """All of it, but for what went to a callback."""
     stderr: bytes
     truncated: bool
-    """There was more output than could be kept."""
+    """There was more output than could be kept: 16 MiB of either stream by the agent, for a callback no limit."""
 
 
-class _Sink:
+class Control:
+    """What can be done from outside to a command while it runs."""
+
+    def __init__(self) -> None:
+        self.wake = asyncio.Event()
+        """Set when there is something to be done."""
+        self._signals: deque[int] = deque()
+
+    def signal(self, number: int) -> None:
+        """Send the command signal `number`, and what it has started too; nothing once it has ended."""
+        self._signals.append(number)
+        self.wake.set()
+
+    def take(self) -> Iterator[int]:
+        """The numbers of the signals that were sent and not yet taken, in order."""
+        self.wake.clear()
+        while self._signals:
+            yield int(self._signals.popleft())
+
+    async def deliver(self, turn: Turn, pid: int) -> None:
+        """Send process `pid` of the guest what it was sent here."""
+        for number in self.take():
+            await run_captured(turn, [SHELL, "-c", KILL, "kvmctl", str(pid), str(number)])
+
+
+class Sink:
     """Where one stream goes: to the callback, or into memory up to `KEEP_MAX`."""
 
     def __init__(self, callback: OnOutput | None) -> None:
@@ -46,6 +82,7 @@ class _Sink:
         self.truncated = False
 
     def put(self, data: bytes) -> None:
+        """Pass on `data`, or keep what there is room for."""
         if self._callback is not None:
             self._callback(data)
             return
@@ -55,6 +92,7 @@ class _Sink:
 
     @property
     def kept(self) -> bytes:
+        """What was kept."""
         return bytes(self._kept)
 
 
@@ -63,74 +101,189 @@ async def run(
     argv: Sequence[str],
     *,
     env: Mapping[str, str] | None = None,
-    stdin: bytes = b"",
+    user: str | None = None,
+    cwd: str | None = None,
+    stdin: bytes | AsyncIterable[bytes] = b"",
     on_stdout: OnOutput | None = None,
     on_stderr: OnOutput | None = None,
+    control: Control | None = None,
+    mark: str = "",
 ) -> ExecResult:
     """Run a command in the guest until it ends; found on the guest's PATH where it has no slash.
 
-    `env` is added to the agent's own environment. Whoever stops waiting, by cancelling, ends the command too. In a
-    guest without ``/bin/sh`` the output comes at the end and `env` is refused. Raises AgentError, DeadlineExceeded.
+    `env` is added to the agent's own environment; `user` is who it runs as, and `cwd` where. Input may come in pieces,
+    as a command's output does where there is a callback, or a `control`. Without these, the agent keeps the output,
+    and the command has ended when all that it started have closed it. A streamed command bears `mark` in the guest, a
+    name from `make_mark`. Whoever stops waiting, by cancelling, ends the command too. In a guest without ``/bin/sh``
+    the output comes at the end, and only a command and its whole input can be given. Raises AgentError,
+    DeadlineExceeded.
     """
-    check_command(argv, stdin=stdin)
-    _check_env(env or {})
-    sinks = _Sink(on_stdout), _Sink(on_stderr)
+    setting = Setting(env or {}, user, cwd)
+    whole = stdin if isinstance(stdin, bytes) else b""
+    check_command(argv, stdin=whole)
+    setting.check()
+    sinks = Sink(on_stdout), Sink(on_stderr)
+    pieces = None if isinstance(stdin, bytes) else stdin
+    is_streamed = on_stdout or on_stderr or control or pieces is not None
     async with Turn(agent) as turn:
-        if spool := await find_spool(turn, [sink.put for sink in sinks]):
-            end = await _run_streamed(turn, spool, spool.wrap(argv, env or {}), stdin)
+        if is_streamed and (
+            spool := await find_spool(
+                turn, [sink.put for sink in sinks], mark=mark or make_mark(), has_stdin=pieces is not None
+            )
+        ):
+            words = become(argv, setting, stem=spool.stem)
+            end = await _Streamed(turn, spool, control or Control(), pieces).run(words, stdin=whole)
         else:
-            end = await _run_at_once(turn, argv, env or {}, stdin)
+            end = await _run_kept(turn, argv, setting, whole if pieces is None else await _gather(pieces))
             sinks[0].put(end.stdout)
             sinks[1].put(end.stderr)
     truncated = end.truncated or any(sink.truncated for sink in sinks)
     return ExecResult(end.exit_code, end.signal, sinks[0].kept, sinks[1].kept, truncated)
 
 
-async def _run_at_once(turn: Turn, argv: Sequence[str], env: Mapping[str, str], stdin: bytes) -> End:
-    if env:
-        raise AgentError(f"the guest has no {SHELL}, which it takes to set environment variables for a command")
-    return await run_captured(turn, argv, stdin=stdin)
+async def _gather(pieces: AsyncIterable[bytes]) -> bytes:
+    whole = bytearray()
+    async for piece in pieces:
+        whole += piece
+    check_command(["-"], stdin=whole)
+    return bytes(whole)
 
 
-async def _run_streamed(turn: Turn, spool: Spool, argv: Sequence[str], stdin: bytes) -> End:
-    starting = asyncio.ensure_future(start_command(turn, argv, stdin=stdin))  # to be ended, it must be known
+# -- output kept by the agent --------------------------------------------------------------------------------------
+
+
+async def _run_kept(turn: Turn, argv: Sequence[str], setting: Setting, stdin: bytes) -> End:
+    try:
+        return await _start_and_wait(turn, become(argv, setting) if setting else argv, stdin)
+    except AgentError as error:
+        if error.error_class != "GenericError":
+            raise
+        if setting:
+            raise AgentError(
+                f"the guest has no {SHELL}, which it takes to prepare a command", detail=str(error)
+            ) from error
+        refusal = error
+    try:
+        return await _start_and_wait(turn, become(argv, setting), stdin)  # a shell tells 126 from 127, and why
+    except AgentError as error:
+        raise refusal if error.error_class == "GenericError" else error from None
+
+
+async def _start_and_wait(turn: Turn, argv: Sequence[str], stdin: bytes) -> End:
+    starting = asyncio.ensure_future(start_command(turn, argv, stdin=stdin, capture=True))
     try:
         await asyncio.wait([starting])
-        end = await _follow(turn, spool, starting.result())
-        await spool.close(turn)
-        return end
+        return await _wait_kept(turn, starting.result())
     except DeadlineExceeded:
-        raise  # the agent would not hear a goodbye either
+        raise
     except BaseException:
-        await _abandon(turn, spool, starting)
+        await _abandon(turn, starting)
         raise
 
 
-async def _follow(turn: Turn, spool: Spool, pid: int) -> End:
-    while (end := await find_end(turn, pid)) is None:
-        counts = [(await stream.read(turn))[0] for stream in spool.streams]
-        if any(counts):
-            turn.note_activity()
+async def _wait_kept(turn: Turn, pid: int) -> End:
+    loop = asyncio.get_running_loop()
+    looked, gone = loop.time(), 0
+    while (end := await find_end(turn, pid, captured=True)) is None:
+        if loop.time() - looked > _HELD_CHECK:
+            looked = loop.time()
+            gone = gone + 1 if await _is_gone(turn, pid) else 0
+            if gone == _HELD_MAX:
+                raise AgentError(
+                    "the command has ended, but something that it started still holds its output",
+                    hint="Start what stays with its output elsewhere (>/dev/null 2>&1 &), or stream the output.",
+                )
         await turn.rest()
-    for stream in spool.streams:
-        await stream.drain(turn)
     return end
 
 
-async def _abandon(turn: Turn, spool: Spool, starting: asyncio.Future[int]) -> None:
+async def _is_gone(turn: Turn, pid: int) -> bool:
+    """Whether there is no process `pid`, as far as files of the guest tell."""
+    try:
+        await (await open_file(turn, "/proc/self/stat")).close(turn)
+    except AgentError as error:
+        if not error.error_class:
+            raise
+        return False  # a guest without /proc, or whose files are none of ours
+    try:
+        await (await open_file(turn, f"/proc/{pid}/stat")).close(turn)
+    except AgentError as error:
+        return bool(error.error_class)
+    return False
+
+
+# -- streams -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Streamed:
+    """One command whose output goes through a spool."""
+
+    turn: Turn
+    spool: Spool
+    control: Control
+    pieces: AsyncIterable[bytes] | None
+    feed: Feed | None = None
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes) -> End:
+        starting = asyncio.ensure_future(start_command(self.turn, argv, stdin=stdin))  # to be ended, it must be known
+        try:
+            await asyncio.wait([starting])
+            end = await self._wait(starting.result())
+            await self._close()
+            return end
+        except DeadlineExceeded:
+            raise  # the agent would not hear a goodbye either
+        except BaseException:
+            await _abandon(self.turn, starting, spool=self.spool, close=self._close)
+            raise
+
+    async def _wait(self, pid: int) -> End:
+        if self.pieces is None or self.spool.stdin is None:
+            return await self._follow(pid)
+        self.feed = Feed(self.pieces, self.spool.stdin, wake=self.control.wake)
+        async with beside(self.feed.collect()):
+            return await self._follow(pid)
+
+    async def _follow(self, pid: int) -> End:
+        turn = self.turn
+        while (end := await find_end(turn, pid)) is None:
+            await self.control.deliver(turn, pid)
+            counts = [(await stream.read(turn))[0] for stream in self.spool.streams]
+            is_fed = self.feed is not None and await self.feed.deliver(turn)
+            if is_fed or any(counts):
+                turn.note_activity()
+            await turn.rest(wake=self.control.wake)
+        for stream in self.spool.streams:
+            await stream.drain(turn)
+        return end
+
+    async def _close(self) -> None:
+        if self.feed is not None:
+            await self.feed.close(self.turn)
+        elif self.spool.stdin is not None:
+            await self.spool.stdin.close(self.turn)
+        await self.spool.close(self.turn)
+
+
+async def _abandon(
+    turn: Turn,
+    starting: asyncio.Future[int],
+    *,
+    spool: Spool | None = None,
+    close: Callable[[], Awaitable[None]] | None = None,
+) -> None:
     """End a command that nobody waits for, as far as that can be done in a moment."""
     try:
         with suppress(KvmctlError, TimeoutError):
             async with asyncio.timeout(GOODBYE):
                 await asyncio.wait([starting])
                 turn.give_back()  # an answer may be on its way: the goodbye needs a channel that is in step
-                await spool.remove(turn, kill=None if starting.exception() else starting.result())
-                await spool.close(turn)
+                if not starting.exception():
+                    await run_captured(turn, [SHELL, "-c", END, "kvmctl", str(starting.result())])
+                if spool is not None:
+                    await spool.remove(turn)
+                if close is not None:
+                    await close()
     finally:
         starting.cancel()
-
-
-def _check_env(env: Mapping[str, str]) -> None:
-    for name, value in env.items():
-        if not _NAME.fullmatch(name) or "\0" in value:
-            raise AgentError(f"{name!r} = {value!r} can't be an environment variable in the guest")

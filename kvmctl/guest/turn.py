@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -41,12 +42,18 @@ class Turn:
         """Something has begun or come: it is worth asking again soon."""
         self._active = _now()
 
-    async def rest(self) -> None:
-        """Wait before asking the same again, and longer the longer nothing has come."""
+    async def rest(self, *, wake: asyncio.Event | None = None) -> None:
+        """Wait before asking the same again, and longer the longer nothing has come; or until `wake` is set."""
         rest = min(max((_now() - self._active) / _IMPATIENCE, _SHORTEST_REST), _LONGEST_REST)
         if rest == _LONGEST_REST or _now() - self._since > _HOLD:
             self.give_back()
-        await asyncio.sleep(rest)
+        if wake is None:
+            await asyncio.sleep(rest)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(rest):
+                await wake.wait()
+        wake.clear()
 
     def give_back(self) -> None:
         """Let the next client have the channel."""

@@ -48,14 +48,14 @@ def virtual_size(program: str, path: str, *, image_format: str) -> int:
     return int(json.loads(result.stdout)["virtual-size"])
 
 
-def create_overlay(program: str, path: str, *, backing: str, backing_format: str, size: int) -> None:
-    """Make a qcow2 overlay of `backing` with `size` bytes, 0600; it is at `path` whole or not at all.
+def create_overlay(program: str, path: str, *, backing: str, backing_format: str, size: int | None = None) -> None:
+    """Make a qcow2 overlay of `backing`, as large or of `size` bytes, 0600; it is at `path` whole or not at all.
 
     Raises ImageError.
     """
     partial = f"{path}.{os.getpid()}.part"
-    argv = [program, "create", "-q", "-f", "qcow2", "-b", backing, "-F", backing_format, partial, str(size)]
-    _run(argv, partial, path, verb="create")
+    argv = [program, "create", "-q", "-f", "qcow2", "-b", backing, "-F", backing_format, partial]
+    _run([*argv, *([] if size is None else [str(size)])], partial, path, verb="create")
 
 
 def convert(

@@ -12,8 +12,8 @@ from posixpath import join
 from typing import Any, Final, TypeVar
 
 from kvmctl.plan.features import Feature
-from kvmctl.plan.layers import AddLayer, CopyImage, SharedLock
-from kvmctl.plan.model import CopyNvram, CreateImage, CreateOverlay, Input, OpenFile, Plan, QmpStep, Step
+from kvmctl.plan.layers import CopyImage, SharedLock
+from kvmctl.plan.model import CopySecret, Input, OpenFile, Plan, QmpStep, Step, StoreSecret
 from kvmctl.plan.option import Fd, Option, Value, jsonopt, text
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.plan.share import InputDirectory
@@ -60,7 +60,7 @@ def layers(plan: Plan, where: Frozen) -> tuple[Layer, ...]:
     return tuple(
         _layer(option, formats[option.body["node-name"]], where)
         for option in _nodes(plan)
-        if str(option.body.get("filename", "")).startswith(f"{where.made.directory}/")
+        if str(option.body.get("filename", "")).startswith(f"{where.made.directory}/") and not option.body["read-only"]
     )
 
 
@@ -156,8 +156,8 @@ def _block_node(option: Option, own: tuple[Layer, ...]) -> Iterator[Option]:
 
 
 def _steps(plan: Plan) -> Iterator[Step]:
-    """Images were made with the template; secrets are made for every run."""
-    yield from (step for step in plan.steps if not isinstance(step, CreateImage | CreateOverlay | CopyNvram | AddLayer))
+    """Secrets are made for every run; all else was made with the template."""
+    yield from (step for step in plan.steps if isinstance(step, StoreSecret | CopySecret))
 
 
 def _inputs(plan: Plan, own: tuple[Layer, ...]) -> Iterator[Input | InputDirectory]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias
 
+from kvmctl.plan import guest as telling
 from kvmctl.plan import option
 from kvmctl.plan.helper import Helper, Tree
 from kvmctl.plan.layers import AddLayer, CopyImage, SharedLock
@@ -19,6 +20,9 @@ from kvmctl.plan.share import InputDirectory, SharedDirectory
 
 FORMAT: Final = 1
 """Raised when an older kvmctl could not read a plan any more."""
+
+TRANSFER_PORT: Final = "org.kvmctl.transfer.0"
+"""The name that the guest knows the port by through which files are copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,9 @@ class CopySecret:
     key: str
 
 
-Step: TypeAlias = CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret | AddLayer | CopyImage
+Step: TypeAlias = (
+    CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret | AddLayer | CopyImage | telling.Step
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +200,8 @@ class Guest:
     acpi: bool
     agent: Literal["virtio", "serial"] | None
     """How the agent's channel is attached: a virtio port announces that it was opened, a serial port does not."""
+    transfer: bool = False
+    """Whether there is a port beside it for copying files."""
     balloon: bool = False
     vnc: bool = False
     display: bool = False
@@ -269,7 +277,7 @@ _CLASSES: Final[dict[str, Any]] = {
     for cls in (
         Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CreateOverlay, CopyNvram,
         StoreSecret, CopySecret, Input, InputDirectory, Port, QmpStep, Console, Disk, Network, Guest,
-        SharedDirectory, Helper, Tree, Fd, SharedLock, AddLayer, CopyImage,
+        SharedDirectory, Helper, Tree, Fd, SharedLock, AddLayer, CopyImage, *telling.CLASSES,
     )
 }  # fmt: skip
 

@@ -215,6 +215,28 @@ class MachinePaths:
         return join(self.run, "agent.sock")
 
     @property
+    def transfer(self) -> str:
+        """The port beside the agent's channel that files are copied through."""
+        return join(self.run, "transfer.sock")
+
+    @property
+    def transfer_lock(self) -> str:
+        """Locked by whoever copies files through that port, their process id inside."""
+        return join(self.run, "transfer.lock")
+
+    @property
+    def leftovers(self) -> str:
+        """What is to be undone in the guest, one file each, locked by whoever is to undo it.
+
+        A file that is not locked is of somebody who was killed: the next command that talks to the guest does it.
+        """
+        return join(self.run, "leftovers")
+
+    def leftover(self, stem: str) -> str:
+        """One thing to be undone in the guest: its file systems frozen (``frozen``), or a command by its mark."""
+        return join(self.leftovers, f"{stem}.json")
+
+    @property
     def console(self) -> str:
         """The first serial console: one client at a time."""
         return join(self.run, "console.sock")
@@ -304,6 +326,30 @@ class MachinePaths:
     def known_hosts(self) -> str:
         """The guest's public host key as ssh reads it, so that nobody is asked to trust what was never seen."""
         return join(self.ssh, "known_hosts")
+
+    @property
+    def guest(self) -> str:
+        """What the guest is told at its first boot, kept for all later ones: a guest that loses it starts anew."""
+        return join(self.state, "guest")
+
+    @property
+    def guest_seed(self) -> str:
+        """The disk that cloud-init reads, labelled ``CIDATA``."""
+        return join(self.guest, "seed.iso")
+
+    @property
+    def guest_digest(self) -> str:
+        """A digest of all that the guest's files were made from: they are made anew when it changes."""
+        return join(self.guest, "digest")
+
+    def guest_credential(self, name: str) -> str:
+        """The systemd credential `name`, as the guest reads it."""
+        return join(self.guest, name)
+
+    @property
+    def known_hosts_of_run(self) -> str:
+        """Host keys seen in this run, of a guest that has no disk to keep one on and makes a new one at every boot."""
+        return join(self.run, "known_hosts")
 
     def socket(self, stem: str) -> str:
         """The socket of a channel or console beyond the first, by its id."""

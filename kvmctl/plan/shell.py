@@ -13,6 +13,7 @@ from posixpath import dirname
 from shlex import join, quote
 from typing import Final, assert_never
 
+from kvmctl.plan.guest import MakeKeys, TellGuest
 from kvmctl.plan.layers import AddLayer, CopyImage
 from kvmctl.plan.model import (
     CopyNvram,
@@ -110,6 +111,22 @@ def _tap_lines(tap: Tap) -> Iterator[str]:
 
 
 def _step_lines(step: Step) -> Iterator[str]:
+    if isinstance(step, MakeKeys | TellGuest):
+        yield from _told_lines(step)
+    else:
+        yield from _file_lines(step)
+
+
+def _told_lines(step: MakeKeys | TellGuest) -> Iterator[str]:
+    """What a guest is told is no line of a script: it is to be there from a start by kvmctl."""
+    directory = quote(step.directory)
+    message = quote(f"{step.directory} is missing: start the machine once by kvmctl, which makes it")
+    yield f"[ -d {directory} ] || {{ echo {message} >&2; exit 1; }}"
+
+
+def _file_lines(
+    step: CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret | AddLayer | CopyImage,
+) -> Iterator[str]:
     path = quote(step.path)
     yield f"mkdir -p -m 700 {quote(dirname(step.path))}"
     match step:

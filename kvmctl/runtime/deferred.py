@@ -1,5 +1,5 @@
-"""Doors to modules that are seldom needed, or whose libraries (pyroute2, psutil) are slow to import: paid for by who
-goes through."""
+"""Doors to modules that are seldom needed, or whose libraries (pyroute2, psutil, tarfile, yaml) are slow to import:
+paid for by who goes through."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING
 from kvmctl.runtime.store import find_roots
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from kvmctl.errors import KvmctlError, NotFound
+    from kvmctl.guest.agent import Agent, Connect
+    from kvmctl.guest.copy import Copied
+    from kvmctl.guest.info import GuestInfo
+    from kvmctl.guest.progress import OnProgress
+    from kvmctl.guest.upkeep import Trimmed
     from kvmctl.image.holders import Holder
+    from kvmctl.plan.guest import MakeKeys, TellGuest
     from kvmctl.plan.helper import Helper
     from kvmctl.plan.model import CreateOverlay, Plan, Tap, VhostNet
     from kvmctl.plan.paths import Roots
     from kvmctl.runtime.helpers import RunningHelper
+    from kvmctl.runtime.neighbours import Neighbour
 
 
 def open_tap(source: Tap) -> list[int]:
@@ -57,6 +66,34 @@ def find_listener(port: int) -> Holder | None:
     """`kvmctl.image.holders.find_listener`."""
     holder: Holder | None = import_module("kvmctl.image.holders").find_listener(port)
     return holder
+
+
+def make_keys(step: MakeKeys, undo: ExitStack) -> None:
+    """`kvmctl.runtime.sshkeys.make_keys`."""
+    import_module("kvmctl.runtime.sshkeys").make_keys(step, undo)
+
+
+def tell_guest(step: TellGuest, undo: ExitStack) -> None:
+    """`kvmctl.runtime.firstboot.tell_guest`."""
+    import_module("kvmctl.runtime.firstboot").tell_guest(step, undo)
+
+
+def seed_image(contents: Mapping[str, bytes]) -> bytes:
+    """`kvmctl.image.seed.seed_image`."""
+    image: bytes = import_module("kvmctl.image.seed").seed_image(contents)
+    return image
+
+
+def cloud_config_problem(text: str, *, needs_header: bool) -> str:
+    """`kvmctl.runtime.cloudconfig.cloud_config_problem`."""
+    problem: str = import_module("kvmctl.runtime.cloudconfig").cloud_config_problem(text, needs_header=needs_header)
+    return problem
+
+
+def find_neighbours(macs: Collection[str]) -> list[Neighbour]:
+    """`kvmctl.runtime.neighbours.find_neighbours`."""
+    found: list[Neighbour] = import_module("kvmctl.runtime.neighbours").find_neighbours(macs)
+    return found
 
 
 def check_overlay(step: CreateOverlay) -> None:
@@ -106,3 +143,43 @@ def explain_failure(plan: Plan, helpers: tuple[RunningHelper, ...]) -> KvmctlErr
     """`kvmctl.runtime.helpers.explain_failure`."""
     error: KvmctlError | None = import_module("kvmctl.runtime.helpers").explain_failure(plan, helpers)
     return error
+
+
+async def copy_in(
+    agent: Agent, source: str, target: str, *, connect: Connect | None, mark: str, on_progress: OnProgress | None
+) -> Copied:
+    """`kvmctl.guest.copy.copy_in`."""
+    copy = import_module("kvmctl.guest.copy").copy_in
+    copied: Copied = await copy(agent, source, target, connect=connect, mark=mark, on_progress=on_progress)
+    return copied
+
+
+async def copy_out(
+    agent: Agent, source: str, target: str, *, connect: Connect | None, mark: str, on_progress: OnProgress | None
+) -> Copied:
+    """`kvmctl.guest.copy.copy_out`."""
+    copy = import_module("kvmctl.guest.copy").copy_out
+    copied: Copied = await copy(agent, source, target, connect=connect, mark=mark, on_progress=on_progress)
+    return copied
+
+
+async def read_info(agent: Agent) -> GuestInfo:
+    """`kvmctl.guest.info.read_info`."""
+    info: GuestInfo = await import_module("kvmctl.guest.info").read_info(agent)
+    return info
+
+
+async def set_password(agent: Agent, user: str, password: str, *, crypted: bool) -> None:
+    """`kvmctl.guest.upkeep.set_password`."""
+    await import_module("kvmctl.guest.upkeep").set_password(agent, user, password, crypted=crypted)
+
+
+async def set_clock(agent: Agent) -> float:
+    """`kvmctl.guest.upkeep.set_clock`."""
+    return float(await import_module("kvmctl.guest.upkeep").set_clock(agent))
+
+
+async def trim(agent: Agent, *, minimum: int) -> list[Trimmed]:
+    """`kvmctl.guest.upkeep.trim`."""
+    trimmed: list[Trimmed] = await import_module("kvmctl.guest.upkeep").trim(agent, minimum=minimum)
+    return trimmed

@@ -52,6 +52,11 @@ class Pool:
             while not self._ready.empty():
                 await _dispose(self._ready.get_nowait())
 
+    @property
+    def ready(self) -> int:
+        """How many forks could be leased without waiting."""
+        return self._ready.qsize()
+
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[Fork]:
         """A fork, ready or about to be, for as long as the context lasts. Raises what `Template.fork` raises."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from kvmctl.errors import Busy, LaunchFailed, QemuNotFound
 from kvmctl.image import ofd
+from kvmctl.plan.guest import TellGuest
 from kvmctl.plan.layers import SharedLock
 from kvmctl.plan.model import FdSource, Listen, OpenFile, Pair, Plan, StoreSecret, Tap, VhostNet
 from kvmctl.plan.option import render
@@ -43,6 +45,8 @@ class Child:
     """Our copies of the sockets that QEMU listens on."""
     numbers: Mapping[str, int]
     """The descriptors that QEMU has from us, by their names in the plan."""
+    spawned: float
+    """When it was started, in seconds since the epoch."""
     helpers: tuple[RunningHelper, ...] = ()
 
     def reap(self) -> int | None:
@@ -137,10 +141,11 @@ def spawn(plan: Plan, claim: Claim) -> Child:
         helpers = tuple(_start_helpers(plan, opened, undo))
         stdin, feed = _journal_input(stack)
         reap_disowned()
+        spawned = time.time()
         popen = _exec(plan, paths, opened.numbers, stdin=stdin, inherited=(claim.lock, feed))
         process = _adopt(popen, claim)
         undo.pop_all()
-        return Child(popen, process, *opened.take_ours(), opened.numbers, helpers)
+        return Child(popen, process, *opened.take_ours(), opened.numbers, spawned, helpers)
     raise LaunchFailed(f"cannot start {plan.name!r}")  # unreachable: the block above returns or raises
 
 
@@ -212,6 +217,9 @@ def _journal_input(stack: ExitStack) -> tuple[int, int]:
 def _environment(plan: Plan) -> dict[str, str]:
     """Our environment without the secrets, which every process of this user could read there."""
     secrets = {step.variable for step in plan.steps if isinstance(step, StoreSecret)}
+    for step in plan.steps:
+        if isinstance(step, TellGuest):
+            secrets |= {source.value for source in step.first_boot.sources() if source.kind == "env"}
     return {name: value for name, value in os.environ.items() if name not in secrets}
 
 

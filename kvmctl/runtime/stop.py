@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from kvmctl.errors import DeadlineExceeded, KvmctlError, MonitorBusy, NotRunning
 from kvmctl.runtime import ops
@@ -33,6 +34,9 @@ async def _ask_guest(vm: Vm, grace: float, tried: list[tuple[Rung, str]]) -> Run
     told = derive(read_events(vm.paths))
     rungs = _guest_rungs(vm, told)
     deadline = time.monotonic() + grace
+    if rungs and told.agent_open and told.state is State.RUNNING:
+        with suppress(KvmctlError):
+            await vm.settle()  # one whose file systems were left frozen never gets to its end
     for index, rung in enumerate(rungs):
         # What a rung leaves of its share is for the next ones; what it takes more, they do without.
         patience = max(0.0, deadline - time.monotonic()) / (len(rungs) - index)

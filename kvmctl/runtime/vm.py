@@ -6,23 +6,16 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from kvmctl.errors import AgentError, KvmctlError, NotRunning, QmpError, StateError
-from kvmctl.guest.agent import Agent
-from kvmctl.guest.run import ExecResult, OnOutput, run
+from kvmctl.errors import KvmctlError, NotRunning, QmpError, StateError
 from kvmctl.runtime import files, listing, observe, ops
-from kvmctl.runtime.events import Event, State, derive
-from kvmctl.runtime.handle import ASK_SECONDS, Handle
+from kvmctl.runtime.events import Event, State
+from kvmctl.runtime.inner import Inner
 from kvmctl.runtime.monitor import Monitor
-from kvmctl.runtime.sockets import connect_unix
 
-_HALTED = frozenset({State.PAUSED, State.SUSPENDED, State.PANICKED, State.IO_ERROR, State.SHUTDOWN})
-_RESUMABLE = frozenset({State.PAUSED, State.IO_ERROR})
 _PAGE = 4096
 """Bytes that a balloon takes at once."""
 
@@ -39,7 +32,7 @@ class Status:
     """Port forwards, with the ports that QEMU chose."""
 
 
-class Vm(Handle):
+class Vm(Inner):
     """A machine that runs, or ran until a moment ago. Made by `launch`, `start` and `attach`.
 
     Each operation has `deadline` seconds. It raises DeadlineExceeded after that, MonitorBusy where another client holds
@@ -133,62 +126,6 @@ class Vm(Handle):
             if not self.plan.guest.display:
                 error.hint = "Give it a display adapter in the spec: video = 'std'"
             raise
-
-    # -- the guest -----------------------------------------------------------------------------------------------
-
-    def agent(self) -> Agent:
-        """The guest's agent. Raises AgentError where the machine has no channel for one."""
-        if self.plan.guest.agent is None:
-            raise AgentError(
-                f"machine {self.name!r} has no channel to a guest agent", hint="Give it one in the spec: [agent]."
-            )
-        return Agent(partial(connect_unix, self.paths.agent))
-
-    async def wait_for_agent(self) -> None:
-        """Wait until the guest's agent answers.
-
-        Raises NotRunning where the machine ends before it, AgentError where it has no channel for one.
-        """
-        if self.plan.guest.agent == "virtio":
-            await observe.wait_for_agent_channel(self.paths, self._process)
-        agent = self.agent()
-        agent.patience = ASK_SECONDS
-        async with self._told_of_its_end():
-            await agent.wait()  # a serial port tells nobody that it was opened: the first answer does
-
-    def _check_halted(self) -> None:
-        """Raises AgentError where the guest does not run, so that nobody waits for what can't come."""
-        state = derive(self._journal.events()).state
-        if state in _HALTED:
-            hint = f"Let it go on: kvmctl resume {self.name}" if state in _RESUMABLE else ""
-            raise AgentError(f"nothing can be asked of the guest of {self.name!r}: it is {state}", hint=hint)
-
-    @asynccontextmanager
-    async def _told_of_its_end(self) -> AsyncIterator[None]:
-        """An agent whose channel closes because the machine ends is a machine that has ended."""
-        try:
-            yield
-        except AgentError as error:
-            if isinstance(error.__cause__, EOFError | OSError) and await self._monitors.is_ending():
-                raise NotRunning(f"machine {self.name!r} has ended", detail=error.summary) from error
-            raise
-
-    async def exec(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
-        on_stdout: OnOutput | None = None,
-        on_stderr: OnOutput | None = None,
-    ) -> ExecResult:
-        """Run a command in the guest, through its agent, and wait for its end; see `kvmctl.guest.run.run`.
-
-        Raises AgentError, DeadlineExceeded, NotRunning; whoever stops waiting ends the command too.
-        """
-        self._check_halted()
-        async with self._told_of_its_end():
-            return await run(self.agent(), argv, env=env, stdin=stdin, on_stdout=on_stdout, on_stderr=on_stderr)
 
     # -- what it tells -------------------------------------------------------------------------------------------
 

@@ -170,6 +170,8 @@ def _make_absolute(table: MutableMapping[str, Any], read: Any) -> None:
         elif isinstance(written, MutableMapping):
             _make_absolute(written, value)
         elif isinstance(written, list):
-            for item, of_value in zip(written, value, strict=True):
+            for index, (item, of_value) in enumerate(zip(written, value, strict=True)):
                 if isinstance(item, MutableMapping):
                     _make_absolute(item, of_value)
+                elif isinstance(item, str) and str(of_value).startswith("/") and of_value != item:
+                    written[index] = of_value

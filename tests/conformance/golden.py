@@ -67,6 +67,7 @@ HOST = HostFacts(
     memory=32 << 30,
     hugepages={2 << 20: 4096},
     setpriv="/usr/bin/setpriv",
+    user="alice",
     virtiofsd=Virtiofsd("/usr/libexec/virtiofsd", frozenset({"--shared-dir", "--fd", "--readonly", "--log-level"}), ""),
 )
 

@@ -22,7 +22,7 @@ REFUSED = {
     "network-vhost": ["networks[0]"],
     "networks": sorted([*(f"networks[{number}]" for number in range(1, 11)), "networks[7].address"]),
     "shared-directory": ["shares[0]"],
-    "shares-microvm": ["memory.source", "shares[0]", "shares[1]"],
+    "shares-microvm": ["memory.shared", "memory.source", "shares[0]", "shares[1]"],
     "shares-pc": ["shares[0]", "shares[1]"],
     "shares-q35": ["shares[0]", "shares[1]", "shares[2]"],
     "vnc-password": ["vnc.port", "vnc.websocket"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import subprocess
 import tempfile
@@ -29,6 +30,8 @@ class LocalCommands:
             "guest-exec-status": self.status,
             "guest-file-open": self.open,
             "guest-file-read": self.read,
+            "guest-file-write": self.write,
+            "guest-file-flush": lambda handle: {},
             "guest-file-seek": self.seek,
             "guest-file-close": self.close,
         }
@@ -50,11 +53,18 @@ class LocalCommands:
             stdin.write(base64.b64decode(input_data))
             stdin.seek(0)
             output = dict(zip(("stdout", "stderr"), files, strict=False))
-            process = subprocess.Popen([path, *arg], stdin=stdin, **output)  # type: ignore[call-overload]
+            try:
+                process = subprocess.Popen([path, *arg], stdin=stdin, **output)  # type: ignore[call-overload]
+            except OSError:
+                for file in files:
+                    file.close()
+                raise
         self._processes[process.pid] = process, files
         return {"pid": process.pid}
 
     def status(self, pid: int) -> object:
+        for other, _ in self._processes.values():
+            other.poll()  # an agent collects its children whether they are asked after or not
         process, files = self._processes[pid]
         code = process.poll()
         if code is None:
@@ -69,8 +79,16 @@ class LocalCommands:
 
     def open(self, path: str, mode: str) -> int:
         handle = next(self._handles)
-        self.files[handle] = open(path, mode + "b")  # noqa: SIM115
+        self.files[handle] = open(path, mode + "b", buffering=0)  # noqa: SIM115
+        os.set_blocking(self.files[handle].fileno(), False)
         return handle
+
+    def write(self, handle: int, buf_b64: str) -> object:
+        data = base64.b64decode(buf_b64)
+        count = self.files[handle].write(data)
+        if count is None:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        return {"count": count, "eof": False}
 
     def read(self, handle: int, count: int) -> object:
         data = self.files[handle].read(count)

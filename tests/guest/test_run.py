@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import secrets
 import select
+import signal
+from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,8 +20,9 @@ import pytest
 from interruption import Interruption
 
 from kvmctl.errors import AgentError, DeadlineExceeded
+from kvmctl.guest import run as guest_run
 from kvmctl.guest.agent import Agent, Connect
-from kvmctl.guest.run import ExecResult, run
+from kvmctl.guest.run import Control, ExecResult, run
 from kvmctl.testing.fakeagent import Channel, FakeAgent, Refusal, silent
 
 from .local_agent import LocalCommands
@@ -35,6 +39,8 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> str:
 def leftovers(mark: str) -> list[Path]:
     return [path for place in ("/var/tmp", "/tmp", "/run", "/dev/shm") for path in Path(place).glob(f"*{mark}*")]
 
+
+SAY_AND_READ = ["sh", "-c", "echo out; exec cat"]
 
 Running: TypeAlias = "asyncio.Future[ExecResult]"
 
@@ -105,8 +111,9 @@ async def test_command_that_can_not_be_run_exits_as_shells_have_it(agent: Agent,
 
 
 async def test_nothing_stays_behind_in_the_guest(agent: Agent) -> None:
-    result = await run(agent, ["sh", "-c", "readlink /proc/$$/fd/1 /proc/$$/fd/2"])
-    files = result.stdout.decode().splitlines()
+    said: list[bytes] = []
+    await run(agent, ["sh", "-c", "readlink /proc/$$/fd/1 /proc/$$/fd/2"], on_stdout=said.append)
+    files = b"".join(said).decode().splitlines()
     assert len(files) == 2
     assert all(file.endswith(" (deleted)") for file in files)
     assert not any(Path(file.removesuffix(" (deleted)")).exists() for file in files)
@@ -114,10 +121,12 @@ async def test_nothing_stays_behind_in_the_guest(agent: Agent) -> None:
 
 async def test_command_that_leaves_a_writer_behind_still_ends(agent: Agent, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    result = await run(agent, ["sh", "-c", 'while :; do echo y; done & echo $! >"$0"', str(pid)])
+    said: list[bytes] = []
+    command = ["sh", "-c", 'while :; do echo y; done & echo $! >"$0"', str(pid)]
+    result = await run(agent, command, on_stdout=said.append)
     os.kill(int(pid.read_text()), 9)
     assert result.exit_code == 0
-    assert set(result.stdout) <= set(b"y\n")
+    assert set(b"".join(said)) <= set(b"y\n")
 
 
 async def test_commands_of_many_clients_run_side_by_side(agent: Agent) -> None:
@@ -179,7 +188,7 @@ async def test_guest_without_a_shell_gives_its_output_at_the_end() -> None:
     async with FakeAgent({**table, "guest-exec": run_but_no_shell}) as fake:
         result = await run(Agent(fake.connect), ["sh", "-c", "echo out; echo err >&2; exit 3"])
         assert result == ExecResult(exit_code=3, signal=None, stdout=b"out\n", stderr=b"err\n", truncated=False)
-        with pytest.raises(AgentError, match="no /bin/sh"):
+        with pytest.raises(AgentError, match="has no /bin/sh"):
             await run(Agent(fake.connect), ["true"], env={"A": "b"})
 
 
@@ -192,9 +201,11 @@ async def test_guest_that_forbids_files_gives_its_output_at_the_end() -> None:
         asked.append(arguments["arg"])
         return run_any(arguments)
 
+    said: list[bytes] = []
     async with FakeAgent({**table, "guest-exec": note}) as fake:
-        assert (await run(Agent(fake.connect), ["echo", "out"])).stdout == b"out\n"
-    stem = asked[0][-1]
+        await run(Agent(fake.connect), ["echo", "out"], on_stdout=said.append)
+    assert said == [b"out\n"]
+    stem = asked[0][-2]
     assert stem.startswith("kvmctl-")
     assert [path for place in ("/var/tmp", "/tmp") for path in Path(place).glob(f"{stem}*")] == []
 
@@ -255,7 +266,7 @@ async def test_agent_that_stops_answering_in_mid_command_is_a_deadline_exceeded(
     commands = LocalCommands()
     async with FakeAgent(commands.table(), behaviour=obey_at_first) as fake:
         with pytest.raises(DeadlineExceeded, match="did not answer 'guest-file-read'"):
-            await run(Agent(fake.connect, patience=0.3), ["sleep", "1000"])
+            await run(Agent(fake.connect, patience=0.3), ["sleep", "1000"], on_stdout=lambda _: None)
     commands.clear()
 
 
@@ -265,7 +276,11 @@ async def test_a_command_that_is_cancelled_at_any_step_leaves_nothing_in_the_gue
         async with FakeAgent(commands.table()) as fake:
             agent = Agent(fake.connect)
             interruption = Interruption(step)
-            await interruption.run(lambda agent=agent: run(agent, ["sh", "-c", "echo out; exec cat"], stdin=b"in"))
+            await interruption.run(
+                lambda agent=agent: run(
+                    agent, ["sh", "-c", "echo out; exec cat"], stdin=b"in", on_stdout=lambda _: None
+                )
+            )
         assert leftovers(mark) == [], f"cancelled at step {step}"
         commands.clear()
         if interruption.steps < step:
@@ -276,3 +291,161 @@ async def test_a_command_that_is_cancelled_at_any_step_leaves_nothing_in_the_gue
 async def test_a_string_is_not_taken_for_a_list_of_letters(agent: Agent) -> None:
     with pytest.raises(AgentError, match="'true' is one word, and a command is a list"):
         await run(agent, "true")
+
+
+async def pieces(*given: bytes) -> AsyncIterator[bytes]:
+    for piece in given:
+        yield piece
+
+
+async def test_input_that_comes_in_pieces_arrives_whole_and_ends(agent: Agent) -> None:
+    data = bytes(range(256)) * 2000
+    result = await run(agent, ["cat"], stdin=pieces(data[:1], data[1:5000], data[5000:]))
+    assert result.stdout == data
+
+
+async def test_input_is_answered_before_its_end(agent: Agent) -> None:
+    answers: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def conversation() -> AsyncIterator[bytes]:
+        for word in (b"one\n", b"two\n", b"three\n"):
+            yield word
+            assert await answers.get() == b"<" + word.strip() + b">\n"
+
+    command = ["sh", "-c", 'while read -r word; do echo "<$word>"; done']
+    assert (await run(agent, command, stdin=conversation(), on_stdout=answers.put_nowait)).exit_code == 0
+
+
+async def test_command_that_does_not_read_holds_its_input_back_and_loses_none(agent: Agent, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    given = 0
+    data = bytes(range(256)) * 16
+
+    async def much() -> AsyncIterator[bytes]:
+        nonlocal given
+        for _ in range(1024):
+            given += 1
+            yield data
+
+    command = ["sh", "-c", 'echo; cat "$0"; exec cat', str(gate)]
+    said: list[bytes] = []
+    task = asyncio.ensure_future(run(agent, command, stdin=much(), on_stdout=said.append))
+    while given < 256:  # then its own megabyte is full; the pipe has been for long
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)  # nothing is waited for: in this time, more would come if it could
+    assert given < 400
+    await asyncio.to_thread(gate.write_text, "")
+    await task
+    assert b"".join(said)[1:] == data * 1024
+
+
+async def test_command_that_ends_without_its_input_is_not_waited_for(agent: Agent) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(65536)
+
+    assert (await run(agent, ["sh", "-c", "exit 5"], stdin=endless())).exit_code == 5
+
+
+async def test_input_that_fails_ends_the_command_and_is_raised(agent: Agent) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        await run(agent, ["sh", "-c", "cat >/dev/null; exec sleep 1000"], stdin=broken())
+
+
+async def test_signal_reaches_the_command_and_what_it_has_started(agent: Agent) -> None:
+    control = Control()
+    said: list[bytes] = []
+
+    def on_stdout(data: bytes) -> None:
+        said.append(data)
+        control.signal(signal.SIGINT)
+
+    command = ["sh", "-c", "trap 'echo got it; exit 7' INT; echo ready; sleep 1000; echo never"]
+    result = await run(agent, command, on_stdout=on_stdout, control=control)
+    assert (result.exit_code, b"".join(said).splitlines()[:2]) == (7, [b"ready", b"got it"])
+
+
+async def test_command_that_a_forwarded_signal_ends_says_which(agent: Agent) -> None:
+    control = Control()
+    result = await run(agent, ["sleep", "1000"], on_stdout=lambda _: None, control=signalled(control, signal.SIGTERM))
+    assert (result.exit_code, result.signal) == (128 + 15, 15)
+
+
+def signalled(control: Control, number: signal.Signals) -> Control:
+    control.signal(number)
+    return control
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_command_runs_where_and_as_whom_it_is_told(agent: Agent, tmp_path: Path, streamed: bool) -> None:
+    said: list[bytes] = []
+    command = ["sh", "-c", "pwd; id -un; echo $HOME; exit 4"]
+    on_stdout = said.append if streamed else None
+    result = await run(agent, command, user="nobody", cwd=str(tmp_path.parent.parent), on_stdout=on_stdout)
+    home = pwd.getpwnam("nobody").pw_dir
+    words = [str(tmp_path.parent.parent), "nobody", home]
+    assert ((b"".join(said) or result.stdout).decode().split(), result.exit_code) == (words, 4)
+
+
+async def test_words_arrive_as_they_were_given_for_another_user_too(agent: Agent) -> None:
+    words = ["", " a  b ", "--", "-n", "$HOME", "'\"\\", "*", "a\nb", "ünïcode"]
+    result = await run(agent, ["printf", "[%s]", *words], user="nobody")
+    assert result.stdout.decode() == "".join(f"[{word}]" for word in words)
+
+
+async def test_user_and_directory_that_are_not_there_are_said(agent: Agent) -> None:
+    result = await run(agent, ["true"], user="no-such-user")
+    assert (result.exit_code, result.stderr) == (126, b"kvmctl: the guest has no user 'no-such-user'\n")
+    result = await run(agent, ["true"], cwd="/no/such/place")
+    assert result.exit_code == 126
+    assert b"/no/such/place" in result.stderr
+
+
+@pytest.mark.parametrize("user", ["", "-x", "a b", "a'b", "a;b", "a:b"])
+async def test_user_of_no_name_is_refused(agent: Agent, user: str) -> None:
+    with pytest.raises(AgentError, match="can't be a user"):
+        await run(agent, ["true"], user=user)
+
+
+async def test_output_that_somebody_else_holds_is_said_and_not_waited_for(
+    qemu_ga: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest_run, "_HELD_CHECK", 0.1)
+    pid = tmp_path / "pid"
+    with pytest.raises(AgentError, match="something that it started still holds its output"):
+        await run(Agent(qemu_ga), ["sh", "-c", 'sleep 1000 & echo $! >"$0"', str(pid)])
+    os.kill(int(pid.read_text()), 9)
+
+
+async def test_output_that_the_agent_cut_is_said_to_be(agent: Agent) -> None:
+    result = await run(agent, ["head", "-c", str(17 << 20), "/dev/zero"])
+    assert result.truncated == (len(result.stdout) < 17 << 20)
+    assert len(result.stdout) >= 16 << 20
+
+
+async def test_agent_that_ends_in_mid_command_is_an_agent_error() -> None:
+    async def leave(fake: FakeAgent, channel: Channel) -> None:
+        while line := await channel.request():
+            if b"guest-file-read" in line:
+                return
+            await fake.answer(channel, line.lstrip(b"\xff"))
+
+    commands = LocalCommands()
+    async with FakeAgent(commands.table(), behaviour=leave) as fake:
+        with pytest.raises(AgentError, match="channel was closed during 'guest-file-read'"):
+            await run(Agent(fake.connect), ["sleep", "1000"], on_stdout=lambda _: None)
+    commands.clear()
+
+
+@pytest.mark.parametrize("reply", [{"count": 1 << 40}, {"count": "1"}, {}, [], {"count": True}])
+async def test_nonsense_about_what_was_written_is_an_agent_error(reply: object) -> None:
+    commands = LocalCommands()
+    async with FakeAgent({**commands.table(), "guest-file-write": lambda _: reply}) as fake:
+        with pytest.raises(AgentError):
+            await asyncio.wait_for(run(Agent(fake.connect), ["cat"], stdin=pieces(b"x"), cwd="/"), 10)
+    commands.clear()

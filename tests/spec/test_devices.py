@@ -73,9 +73,9 @@ def test_ports_share_one_controller_and_have_their_numbers() -> None:
     assert [option.body["id"] for option in made.options if option.body.get("driver") == "virtio-serial-pci"] == [
         "channels"
     ]
-    ports = [factory.device(made, name) for name in ("console0", "agent", "channel0")]
-    assert [(port["bus"], port["nr"]) for port in ports] == [("channels.0", 1), ("channels.0", 2), ("channels.0", 3)]
-    assert ports[2]["name"] == "org.example.stats.0"
+    ports = [factory.device(made, name) for name in ("console0", "agent", "transfer", "channel0")]
+    assert [(port["bus"], port["nr"]) for port in ports] == [("channels.0", nr) for nr in (1, 2, 3, 4)]
+    assert [port["name"] for port in ports[2:]] == ["org.kvmctl.transfer.0", "org.example.stats.0"]
     assert Listen("channel0", "/run/kvmctl/web/channel0.sock") in made.fds
 
 
@@ -88,6 +88,22 @@ def test_the_agent_s_port_announces_that_it_is_opened() -> None:
     assert (port["driver"], port["name"]) == ("virtserialport", "org.qemu.guest_agent.0")
     assert Listen("agent", factory.PATHS.agent) in made.fds
     assert made.guest.agent == "virtio"
+
+
+@pytest.mark.parametrize(
+    ("table", "has_port"),
+    [
+        ("", True),
+        ("agent = false", False),
+        ("[agent]\ntransfer = false", False),
+        ("[agent]\ntransport = 'serial'", False),
+    ],
+)
+def test_files_have_a_port_of_their_own_beside_a_virtio_agent(table: str, has_port: bool) -> None:
+    made = factory.plan(table)
+    assert made.guest.transfer is has_port
+    assert (Listen("transfer", factory.PATHS.transfer) in made.fds) is has_port
+    assert any(option.body.get("id") == "transfer" for option in made.options) is has_port
 
 
 def test_the_agent_can_be_on_the_second_serial_port() -> None:

@@ -6,12 +6,13 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from kvmctl.plan.model import Listen
+from kvmctl.plan.model import TRANSFER_PORT, Listen
 from kvmctl.plan.option import Value
 from kvmctl.spec.context import At, Context, Lowered, Part, Seat
 from kvmctl.spec.devices import controllers
 from kvmctl.spec.devices.device import Device
 from kvmctl.spec.devices.serial import listening
+from kvmctl.spec.model import Bool
 
 PORT_NAME: Final = "org.qemu.guest_agent.0"
 """Where qemu-ga looks for its port (QEMU, docs/interop/qemu-ga.rst)."""
@@ -27,6 +28,16 @@ class Agent(Device):
         description="'virtio' is a virtio-serial port and says when the agent opens it; 'serial' is COM2, for guests "
         "without virtio.",
     )
+    transfer: Bool = Field(
+        default=True,
+        description="A second virtio-serial port beside the agent's, through which files are copied several times as "
+        "fast; not with 'serial'.",
+    )
+
+    @property
+    def has_transfer(self) -> bool:
+        """Whether files have a port of their own."""
+        return self.transfer and self.transport == "virtio"
 
     def lower(self, ctx: Context, at: At) -> Lowered:
         """The stream, and the port it is attached to."""
@@ -39,7 +50,19 @@ class Agent(Device):
             serial = {"driver": "isa-serial", **body, "index": 1}
             return stream + Lowered(parts=(Part(Seat.ISA, serial, at.key, at.why),))
         port = {"driver": "virtserialport", **body, "name": PORT_NAME}
-        return stream + Lowered(
+        agent = stream + Lowered(
             shared=(controllers.channels(ctx, at),),
             parts=(Part(Seat.CHANNEL_PORT, port, at.key, at.why, on="channels"),),
         )
+        return agent + _transfer(ctx, at) if self.has_transfer else agent
+
+
+def _transfer(ctx: Context, at: At) -> Lowered:
+    """The port that files are copied through, and its stream."""
+    why = f"{at.why}: files are copied through it"
+    body = {"driver": "virtserialport", "id": "transfer", "chardev": "transfer", "name": TRANSFER_PORT}
+    return Lowered(
+        options=(listening("transfer", fd="transfer", log=None, why=why),),
+        fds=(Listen("transfer", ctx.paths.transfer),),
+        parts=(Part(Seat.CHANNEL_PORT, body, at.key, why, on="channels"),),
+    )
