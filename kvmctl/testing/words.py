@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import posixpath
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import update_wrapper
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from kvmctl.errors import CommandFailed, DeadlineExceeded, NotRunning
-from kvmctl.guest import watches
 from kvmctl.guest.run import ExecResult
-from kvmctl.runtime import stop
+from kvmctl.runtime import conditions, stop
 from kvmctl.runtime.end import Rung
 from kvmctl.runtime.events import Exit
+from kvmctl.runtime.inside import run_inside
 from kvmctl.runtime.sockets import connect_unix
 from kvmctl.runtime.vm import Vm
-from kvmctl.testing import copying, keys, waits
+from kvmctl.testing import keys, waits
 from kvmctl.testing.loop import on_loop
 
 PATIENCE: Final = 300.0
@@ -50,7 +51,7 @@ def _word(
 class AsyncGuest:
     """The guest of `vm`, a machine of the running loop. May be used from other loops, as those of single tests are.
 
-    Commands are the guest's shell's, run by its agent as root. Every word has `timeout` seconds, and raises
+    Commands are the guest's shell's, run by its agent as root, or over ssh where it has no agent. Every word has `timeout` seconds, and raises
     DeadlineExceeded after them, AgentError where the agent fails, NotRunning where the machine ends.
     """
 
@@ -111,14 +112,18 @@ class AsyncGuest:
 
     @_word
     async def wait_for_unit(self, unit: str, *, timeout: float = PATIENCE) -> None:
-        """Wait until a systemd unit is active; one that runs once and ends, until it has. Raises CommandFailed where
-        it fails."""
-        await self._watch(watches.watch_unit(unit), f"unit {unit!r}", timeout=timeout)
+        """Wait until a systemd unit is active; one that runs once and ends, until it has. Raises WaitFailed where it
+        fails."""
+        said = _Said()
+        async with self._within(timeout, f"unit {unit!r}", said):
+            await conditions.wait_unit(self.vm, unit, note=said.note)
 
     @_word
     async def wait_for_open_port(self, port: int, *, timeout: float = PATIENCE) -> None:
         """Wait until something in the guest listens on the TCP port."""
-        await self._watch(watches.watch_port(port), f"port {port}", timeout=timeout)
+        said = _Said()
+        async with self._within(timeout, f"port {port}", said):
+            await conditions.wait_port(self.vm, str(port), note=said.note)
 
     @_word
     async def wait_for_file(self, path: str, *, timeout: float = PATIENCE) -> None:
@@ -150,15 +155,16 @@ class AsyncGuest:
 
     @_word
     async def copy_to_guest(self, source: str | os.PathLike[str], target: str, *, timeout: float = PATIENCE) -> None:
-        """Copy a file or a directory of the host to `target` in the guest. Raises StateError, CommandFailed."""
+        """Copy a file or a directory of the host to `target` in the guest. Raises NotFound, CopyFailed."""
         async with self._within(timeout, f"{os.fspath(source)!r} to be copied"):
-            await copying.copy_in(self.vm, source, target)
+            await self.vm.exec(["mkdir", "-p", posixpath.dirname(target) or "/"])
+            await self.vm.copy_in(os.fspath(source), target)
 
     @_word
     async def copy_from_guest(self, source: str, target: str | os.PathLike[str], *, timeout: float = PATIENCE) -> None:
-        """Copy a file or a directory of the guest to `target` on the host. Raises StateError, CommandFailed."""
+        """Copy a file or a directory of the guest to `target` on the host. Raises NotFound, CopyFailed."""
         async with self._within(timeout, f"{source!r} to be copied"):
-            await copying.copy_out(self.vm, source, target)
+            await self.vm.copy_out(source, os.fspath(target))
 
     @_word
     async def screenshot(self, path: str | os.PathLike[str]) -> None:
@@ -229,17 +235,15 @@ class AsyncGuest:
 
     async def _run(self, command: str, *, timeout: float) -> ExecResult:
         async with self._within(timeout, f"{command!r} to end"):
-            return await self.vm.exec(["sh", "-c", command])
+            return await run_inside(self.vm, ["sh", "-c", command])
 
     async def _watch(self, argv: Sequence[str], what: str, *, timeout: float) -> str:
-        said = _Said()
+        said, output = _Said(), bytearray()
         async with self._within(timeout, what, said):
-            result = await self.vm.exec(argv, on_stdout=said.out.extend, on_stderr=said.err.extend)
-        if result.exit_code == 0:
-            return _text(bytes(said.out))
-        if result.exit_code == watches.MISSING:
-            raise CommandFailed(f"the guest of {self.name!r} can't wait for {what}", detail=str(said))
-        raise CommandFailed(f"waiting for {what} in {self.name!r} was in vain", detail=str(said))
+            result = await run_inside(self.vm, argv, on_stdout=output.extend, on_stderr=said.feed)
+        if result.exit_code:
+            raise CommandFailed(f"waiting for {what} in {self.name!r} was in vain", detail=str(said))
+        return _text(bytes(output))
 
     @asynccontextmanager
     async def _within(self, seconds: float, what: str, said: _Said | None = None) -> AsyncIterator[None]:
@@ -266,16 +270,21 @@ class AsyncGuest:
 
 
 class _Said:
-    """What a wait has said so far."""
+    """The last of what a wait has seen."""
 
     def __init__(self) -> None:
-        self.out = bytearray()
-        self.err = bytearray()
+        self._text = ""
+
+    def note(self, line: str) -> None:
+        """It sees `line`."""
+        self._text = f"{self._text}\n{line}"[-_SAID_MAX:]
+
+    def feed(self, data: bytes) -> None:
+        """It has printed `data`."""
+        self._text = f"{self._text}{_text(data)}"[-_SAID_MAX:]
 
     def __str__(self) -> str:
-        """The last of what it saw."""
-        lines = _text(bytes(self.err or self.out)[-_SAID_MAX:]).strip().splitlines()
-        return "\n".join(lines[-10:])
+        return "\n".join(self._text.strip().splitlines()[-10:])
 
 
 def _text(output: bytes) -> str:

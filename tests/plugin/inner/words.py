@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmctl import CommandFailed, DeadlineExceeded, ExitReason, NotRunning
+from kvmctl import CommandFailed, DeadlineExceeded, ExitReason, NotFound, NotRunning, WaitFailed
 from kvmctl.testing import AsyncGuest, Guest
 
 
@@ -41,15 +41,15 @@ def test_who_gives_up_is_told_what_was_seen(vm: Guest) -> None:
     with pytest.raises(DeadlineExceeded) as failed:
         vm.wait_until_succeeds("echo not yet; exit 7", timeout=2)
     assert failed.value.detail == "last seen: exit code 7: not yet"
-    with pytest.raises(CommandFailed, match=r"can't wait for unit 'sshd.service'"):
+    with pytest.raises(WaitFailed, match="has no systemctl"):
         vm.wait_for_unit("sshd.service")
-    with pytest.raises(DeadlineExceeded, match="port 4000"):
+    with pytest.raises(DeadlineExceeded, match=r"waited 2 s for port 4000 .*\nlast seen: listening: nothing"):
         vm.wait_for_open_port(4000, timeout=2)
 
 
 def test_files_are_copied_both_ways(vm: Guest, tmp_path: Path) -> None:
     big = tmp_path / "big"
-    big.write_bytes(bytes(range(256)) * 8_000)  # more than one request takes
+    big.write_bytes(bytes(range(256)) * 8_000)
     big.chmod(0o751)
     vm.copy_to_guest(big, "/tmp/new/place")
     assert vm.succeed("stat -c '%a %s' /tmp/new/place") == f"751 {big.stat().st_size}\n"
@@ -64,18 +64,12 @@ def test_files_are_copied_both_ways(vm: Guest, tmp_path: Path) -> None:
     assert vm.succeed("ls -A /tmp") == "new\ntree\n"
     vm.copy_from_guest("/tmp/tree", tmp_path / "new")
     assert (tmp_path / "new/link").read_text() == "text"
-    with pytest.raises(CommandFailed, match=r"copying to or from '/no/such'"):
+    with pytest.raises(NotFound, match="/no/such"):
         vm.copy_from_guest("/no/such", tmp_path)
+    with pytest.raises(NotFound, match="nothing"):
+        vm.copy_to_guest(tmp_path / "nothing", "/tmp")
     vm.copy_from_guest("/tmp/new/place", tmp_path)
     assert (tmp_path / "place").exists()
-
-
-def test_a_guest_that_lies_in_its_archive_writes_nowhere_else(vm: Guest, tmp_path: Path) -> None:
-    vm.succeed("ln -s /etc /tmp/evil", "ln -s ../../../../etc/passwd /tmp/up")
-    vm.succeed("mkdir /tmp/dir", "ln -s /etc/passwd /tmp/dir/absolute")
-    with pytest.raises(Exception, match="can't be copied"):
-        vm.copy_from_guest("/tmp/dir", tmp_path / "dir")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_cables_are_pulled_and_plugged(vm: Guest) -> None:
