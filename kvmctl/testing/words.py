@@ -51,8 +51,9 @@ def _word(
 class AsyncGuest:
     """The guest of `vm`, a machine of the running loop. May be used from other loops, as those of single tests are.
 
-    Commands are the guest's shell's, run by its agent as root, or over ssh where it has no agent. Every word has `timeout` seconds, and raises
-    DeadlineExceeded after them, AgentError where the agent fails, NotRunning where the machine ends.
+    Commands are the guest's shell's, run by its agent as root, or over ssh where it has no agent. Every word has
+    `timeout` seconds, and raises DeadlineExceeded after them, AgentError where the agent fails, NotRunning where the
+    machine ends.
     """
 
     def __init__(self, vm: Vm) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmctl import CommandFailed, DeadlineExceeded, ExitReason, NotFound, NotRunning, WaitFailed
+from kvmctl import CommandFailed, CopyFailed, DeadlineExceeded, ExitReason, NotFound, NotRunning, WaitFailed
 from kvmctl.testing import AsyncGuest, Guest
 
 
@@ -33,7 +33,7 @@ def test_waits_end_when_it_is_so(vm: Guest) -> None:
     vm.succeed("(sleep 1; nc -l -p 4000) >/dev/null 2>&1 &")
     vm.wait_for_open_port(4000)
     vm.succeed("echo on the console >/dev/console")
-    assert vm.wait_for_console_text("on the .onsole") == "on the console"
+    assert vm.wait_for_console_text("on the .onsole").endswith("on the console")
     vm.wait_for_agent()
 
 
@@ -43,7 +43,7 @@ def test_who_gives_up_is_told_what_was_seen(vm: Guest) -> None:
     assert failed.value.detail == "last seen: exit code 7: not yet"
     with pytest.raises(WaitFailed, match="has no systemctl"):
         vm.wait_for_unit("sshd.service")
-    with pytest.raises(DeadlineExceeded, match=r"waited 2 s for port 4000 .*\nlast seen: listening: nothing"):
+    with pytest.raises(DeadlineExceeded, match=r"waited 2 s for port 4000 [^:]*\n(?:.*\n)*listening: nothing"):
         vm.wait_for_open_port(4000, timeout=2)
 
 
@@ -64,7 +64,7 @@ def test_files_are_copied_both_ways(vm: Guest, tmp_path: Path) -> None:
     assert vm.succeed("ls -A /tmp") == "new\ntree\n"
     vm.copy_from_guest("/tmp/tree", tmp_path / "new")
     assert (tmp_path / "new/link").read_text() == "text"
-    with pytest.raises(NotFound, match="/no/such"):
+    with pytest.raises(CopyFailed, match="there is no '/no/such'"):
         vm.copy_from_guest("/no/such", tmp_path)
     with pytest.raises(NotFound, match="nothing"):
         vm.copy_to_guest(tmp_path / "nothing", "/tmp")
