@@ -9,6 +9,8 @@ from typing import Any, Final, Self
 
 DEFAULT_SPEC: Final = "tiny"
 """The guest that ships with kvmctl: what there is without anything else."""
+TEST_WORD: Final = "KVMCTL_TEST"
+"""The environment variable that tells which test a process was started by."""
 _OWN: Final = frozenset({"spec", "until", "run", "hostname"})
 """Keywords of the marker that are not keys of a spec."""
 
@@ -28,11 +30,12 @@ class Blueprint:
     keys: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the spec that are to be others than in its file; of a table, those that are given."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "run", as_commands(self.run))  # a list, or one command, is as good
+
     def changed(self, words: Mapping[str, Any]) -> Self:
         """This one with what the marker `vm` or `vm_factory` was given: its own words, all others keys of the spec."""
         own = {name: value for name, value in words.items() if name in _OWN}
-        if "run" in own:
-            own["run"] = as_commands(own["run"])
         keys = {name: value for name, value in words.items() if name not in _OWN}
         return replace(self, **own, keys=merged(self.keys, keys))
 

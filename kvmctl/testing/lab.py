@@ -44,7 +44,6 @@ class Settings:
     spec: str
     cold: bool = False
     keep_failed: bool = False
-    artifacts: str = ""
 
 
 @dataclass(frozen=True, slots=True)

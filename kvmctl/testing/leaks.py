@@ -13,9 +13,8 @@ from typing import Final
 import psutil
 
 from kvmctl.runtime import store
+from kvmctl.testing.blueprint import TEST_WORD
 
-WORD: Final = "KVMCTL_TEST"
-"""The environment variable that tells which test a process is of."""
 _PROGRAMS: Final = ("qemu", "virtiofsd", "swtpm", "passt", "kvm")
 """How the programs' names begin that are looked at."""
 _REAP_SECONDS: Final = 5.0
@@ -28,7 +27,7 @@ class Watchman:
 
     def __init__(self) -> None:
         self.word = secrets.token_hex(8)
-        """What `WORD` is for this test alone."""
+        """What `TEST_WORD` is for this test alone."""
         self._taps = set(_taps())
 
     def leaks(self, *, kept: list[str]) -> list[str]:
@@ -49,7 +48,7 @@ class Watchman:
 def _started_with(word: str) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.name().startswith(_PROGRAMS) and process.environ().get(WORD) == word:
+            if process.name().startswith(_PROGRAMS) and process.environ().get(TEST_WORD) == word:
                 yield process
 
 

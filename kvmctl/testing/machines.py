@@ -30,6 +30,7 @@ from kvmctl.testing.lab import Lab, Order
 from kvmctl.testing.words import AsyncGuest
 
 _NAME_MAX: Final = 48
+_VM_TEMPLATE: Final = "Let the fixture vm_template return a kvmctl.testing.Blueprint."
 _MEMORY: Final = "ram"
 """The id that the compiler gives the machine's memory."""
 
@@ -55,18 +56,23 @@ class Machines:
         """As `raise_`, on the loop of the machines."""
         name = f"{self._called}-{secrets.token_hex(3)}"
         self._names.append(name)
-        if isinstance(source, Template) and not words and not self._lab.settings.cold:
-            return await self._fork(source, name, hostname="")
         if isinstance(source, Template):
-            what = "--vm-cold" if self._lab.settings.cold else f"other {', '.join(map(repr, sorted(words)))}"
-            raise KvmctlError(
-                f"template {source.name!r} is made already, and can't be had with {what}",
-                hint="Let the fixture vm_template return a kvmctl.testing.Blueprint.",
-            )
+            self._check_usable(source, words)
+            return await self._fork(source, name, hostname="")
+        if not isinstance(source, Blueprint):
+            raise KvmctlError(f"{source!r} is nothing to make machines from", hint=_VM_TEMPLATE)
         order = self._lab.order(source.changed(words))
         if self._lab.settings.cold:
             return await self._boot(order, name)
         return await self._fork(await self._lab.template(order), name, hostname=order.hostname)
+
+    def _check_usable(self, template: Template, words: dict[str, Any]) -> None:
+        """Raises KvmctlError where a template that was made elsewhere would have to be another one."""
+        what = "--vm-cold" if self._lab.settings.cold else f"other {', '.join(map(repr, sorted(words)))}"
+        if words or self._lab.settings.cold:
+            raise KvmctlError(
+                f"template {template.name!r} is made already, and can't be had with {what}", hint=_VM_TEMPLATE
+            )
 
     async def _fork(self, template: Template, name: str, *, hostname: str) -> AsyncGuest:
         if self._lab.settings.keep_failed:  # a captive one could not be kept: the kernel ends it with us

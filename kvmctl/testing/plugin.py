@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from kvmctl.testing.blueprint import DEFAULT_SPEC, Blueprint
+from kvmctl.testing.blueprint import DEFAULT_SPEC, TEST_WORD, Blueprint
 
 if TYPE_CHECKING:
     from kvmctl.runtime.fork import Template
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _FIXTURES: Final = frozenset({"_vm_machines"})
 """What every test has that has machines."""
-_WORD: Final = "KVMCTL_TEST"
 _KEPT: Final = "kvmctl: left running"
 _MACHINES: Final = pytest.StashKey[Any]()
 _WATCHMAN: Final = pytest.StashKey[Any]()
@@ -135,7 +134,6 @@ def _settings(config: pytest.Config) -> Any:
         spec=spec or config.getini("vm_spec") or DEFAULT_SPEC,
         cold=config.getoption("--vm-cold"),
         keep_failed=config.getoption("--vm-keep-failed"),
-        artifacts=_artifacts(config),
     )
 
 
@@ -163,38 +161,38 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     """All that a test starts is marked as its own, by a word in the environment."""
     if _has_machines(item):
         watchman = item.stash[_WATCHMAN] = _load("leaks").Watchman()
-        os.environ[_WORD] = watchman.word
+        os.environ[TEST_WORD] = watchman.word
     return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
     """What a fixture of several tests starts is none of theirs."""
-    word = os.environ.pop(_WORD, None) if fixturedef.scope != "function" else None
+    word = os.environ.pop(TEST_WORD, None) if fixturedef.scope != "function" else None
     try:
         return (yield)
     finally:
         if word is not None:
-            os.environ[_WORD] = word
+            os.environ[TEST_WORD] = word
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
     """A test that has left something running fails."""
     try:
-        return (yield)
+        result = yield
     finally:
-        if _WATCHMAN in item.stash:
-            os.environ.pop(_WORD, None)
-            _check_leaks(item)
-
-
-def _check_leaks(item: pytest.Item) -> None:
-    machines = item.stash.get(_MACHINES, None)
-    leaks = item.stash[_WATCHMAN].leaks(kept=machines.kept if machines else [])
-    leaks += machines.left_behind() if machines else []
+        leaks = _find_leaks(item) if _WATCHMAN in item.stash else []
     if leaks:
         pytest.fail("the test has left behind:\n" + "\n".join(f"  {leak}" for leak in leaks), pytrace=False)
+    return result
+
+
+def _find_leaks(item: pytest.Item) -> list[str]:
+    os.environ.pop(TEST_WORD, None)
+    machines: Machines | None = item.stash.get(_MACHINES, None)
+    leaks: list[str] = item.stash[_WATCHMAN].leaks(kept=machines.kept if machines else [])
+    return leaks + (machines.left_behind() if machines else [])
 
 
 # -- reports -----------------------------------------------------------------------------------------------------------

@@ -141,6 +141,21 @@ def test_the_template_is_what_a_conftest_says(pytester: pytest.Pytester, run: Ru
     run().assert_outcomes(passed=2)
 
 
+def test_what_no_machine_can_be_made_from_is_told(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def vm_template():
+            return 7
+
+        def test_it(vm): pass
+    """)
+    result = run()
+    result.assert_outcomes(errors=1)
+    assert "7 is nothing to make machines from" in result.stdout.str()
+
+
 def test_a_template_that_was_made_before_can_be_used(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makeconftest("""
         import asyncio, pytest, kvmctl
