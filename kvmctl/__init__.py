@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kvmctl.errors import AlreadyRunning as AlreadyRunning
     from kvmctl.errors import AptError as AptError
     from kvmctl.errors import Busy as Busy
+    from kvmctl.errors import CommandFailed as CommandFailed
     from kvmctl.errors import ConsoleBusy as ConsoleBusy
     from kvmctl.errors import CopyFailed as CopyFailed
     from kvmctl.errors import DeadlineExceeded as DeadlineExceeded
@@ -189,6 +190,7 @@ _HOME = {
     "AlreadyRunning": "kvmctl.errors",
     "AptError": "kvmctl.errors",
     "Busy": "kvmctl.errors",
+    "CommandFailed": "kvmctl.errors",
     "ConsoleBusy": "kvmctl.errors",
     "CopyFailed": "kvmctl.errors",
     "DeadlineExceeded": "kvmctl.errors",

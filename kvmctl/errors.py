@@ -31,8 +31,9 @@
     │   └── HostKeyChanged                … what answers is not the guest that was there before
     ├── WaitFailed                   16   what was waited for has failed, and won't come by waiting
     ├── CopyFailed                   17   a file can't be copied into the guest or out of it
-    └── DownloadError                18   an image can't be downloaded
-        └── DigestMismatch                … or is not the one that its publisher has
+    ├── DownloadError                18   an image can't be downloaded
+    │   └── DigestMismatch                … or is not the one that its publisher has
+    └── CommandFailed                19   a command in the guest did not end as it had to
 
 A summary says what happened with the values quoted, the detail is the evidence (QEMU's own words), the hint is what
 to do next. Only ``kvmctl.cli`` prints these or turns them into an exit status. Imports nothing.
@@ -264,3 +265,9 @@ class DownloadError(KvmctlError):
 
 class DigestMismatch(DownloadError):
     """What was downloaded is not what the publisher's checksum is of; nothing of it was kept."""
+
+
+class CommandFailed(KvmctlError):
+    """A command in the guest did not end as it had to; `detail` is what it printed."""
+
+    exit_code = 19

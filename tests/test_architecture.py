@@ -41,6 +41,7 @@ THIRD_PARTY_HOMES = {
     "qemu": ("kvmctl/runtime/monitor.py",),
     "typer": ("kvmctl/cli/",),
     "ctypes": ("kvmctl/ioctl/", "kvmctl/image/zstd.py", "kvmctl/image/build/pretend.py"),
+    "pytest": ("kvmctl/testing/plugin.py",),
     "pycdlib": ("kvmctl/image/seed.py",),
     "yaml": ("kvmctl/runtime/cloudconfig.py",),
 }
@@ -54,6 +55,8 @@ LAZY = {
     "kvmctl/cli/starting.py",
     "kvmctl/runtime/deferred.py",
     "kvmctl/runtime/detached.py",
+    "kvmctl/testing/__init__.py",
+    "kvmctl/testing/plugin.py",
 }
 """The doors through which modules are imported when they are needed, and not before."""
 

@@ -128,6 +128,8 @@ def watch_cloud_init() -> list[str]:
 def describe_ports(line: str) -> str:
     """`watch_port`'s line for people: its ports are in hexadecimal, as the kernel has them."""
     head, _, ports = line.partition(":")
+    if head != "listening":
+        return line
     try:
         numbers = sorted({int(word, 16) for word in ports.split()})
     except ValueError:

@@ -96,6 +96,10 @@ class Roots:
         """Plans of specs that were started before, for as long as nothing that they were made from has changed."""
         return join(self.cache, "plans")
 
+    def test_lock(self, template: str) -> str:
+        """Locked by the pytest worker that makes that template; its time tells when a test run last used it."""
+        return join(self.cache, "tests", f"{check_name(template)}.lock")
+
     @property
     def templates(self) -> str:
         """Frozen machines, one directory each."""

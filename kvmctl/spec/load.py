@@ -31,6 +31,11 @@ def load(path: str | Path) -> Machine:
     return parse(read_text(path), source=str(path), base=str(file.parent), format=format_of(file))
 
 
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """What is written in the file `path`, for `from_mapping` to judge. Raises NotFound, StateError, SpecError."""
+    return _read(read_text(path), source=str(path), format=format_of(path))
+
+
 def read_text(path: str | Path) -> str:
     """The text of the spec in the file `path`. Raises NotFound, StateError, SpecError for what is no text."""
     try:
