@@ -7,7 +7,6 @@ import re
 import secrets
 import shlex
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import Any, Final
 
 from kvmctl.errors import KvmctlError
@@ -151,7 +150,7 @@ def _cold_plan(plan: Plan, paths: MachinePaths) -> Plan:
     """`plan` as a template's is made, but with memory of its own: a file is what it takes to freeze it."""
     layered = template_plan(plan, machine=paths, template=TemplatePaths(plan.name, paths.state), generation_id=False)
     (memory,) = filter(_is_memory, plan.options)
-    return replace(layered, options=tuple(memory if _is_memory(option) else option for option in layered.options))
+    return layered._replace(options=tuple(memory if _is_memory(option) else option for option in layered.options))
 
 
 def _is_memory(option: Option) -> bool:
