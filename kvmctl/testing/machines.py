@@ -132,12 +132,9 @@ class Machines:
     def left_behind(self) -> list[str]:
         """Files of machines that were given back."""
         roots = store.find_roots()
-        places = [
-            place
-            for name in self._names
-            if name not in self.kept
-            for place in (roots.machine(name).run, roots.machine(name).state)
-        ]
+        gone = [name for name in self._names if name not in self.kept]
+        paths = [roots.machine(name, ephemeral=ephemeral) for name in gone for ephemeral in (True, False)]
+        places = sorted({place for item in paths for place in (item.run, item.state)})
         return [place for place in places if os.path.lexists(place)]
 
 
