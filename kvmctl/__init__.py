@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from kvmctl.errors import AlreadyRunning as AlreadyRunning
     from kvmctl.errors import AptError as AptError
     from kvmctl.errors import Busy as Busy
+    from kvmctl.errors import CommandFailed as CommandFailed
     from kvmctl.errors import ConsoleBusy as ConsoleBusy
     from kvmctl.errors import CopyFailed as CopyFailed
     from kvmctl.errors import DeadlineExceeded as DeadlineExceeded
     from kvmctl.errors import DigestMismatch as DigestMismatch
     from kvmctl.errors import DownloadError as DownloadError
     from kvmctl.errors import HostError as HostError
+    from kvmctl.errors import HostKeyChanged as HostKeyChanged
     from kvmctl.errors import ImageBusy as ImageBusy
     from kvmctl.errors import ImageError as ImageError
     from kvmctl.errors import ImageMissing as ImageMissing
@@ -45,6 +47,10 @@ if TYPE_CHECKING:
     from kvmctl.errors import QmpError as QmpError
     from kvmctl.errors import SpecError as SpecError
     from kvmctl.errors import StateError as StateError
+    from kvmctl.errors import TemplateDamaged as TemplateDamaged
+    from kvmctl.errors import TemplateMisfit as TemplateMisfit
+    from kvmctl.errors import Unreachable as Unreachable
+    from kvmctl.errors import WaitFailed as WaitFailed
     from kvmctl.guest.agent import Agent as Agent
     from kvmctl.guest.agent import AgentInfo as AgentInfo
     from kvmctl.guest.copy import Copied as Copied
@@ -56,6 +62,12 @@ if TYPE_CHECKING:
     from kvmctl.guest.init.session import Terminal as Terminal
     from kvmctl.guest.run import Control as Control
     from kvmctl.guest.run import ExecResult as ExecResult
+    from kvmctl.guest.ssh import Login as Login
+    from kvmctl.guest.ssh import find_ssh_failure as find_ssh_failure
+    from kvmctl.guest.ssh import ssh_command as ssh_command
+    from kvmctl.guest.ssh import ssh_configuration as ssh_configuration
+    from kvmctl.guest.sshrun import SshLog as SshLog
+    from kvmctl.guest.sshrun import find_ssh as find_ssh
     from kvmctl.guest.upkeep import Trimmed as Trimmed
     from kvmctl.host.doctor import Report as Report
     from kvmctl.host.doctor import diagnose as diagnose
@@ -71,6 +83,7 @@ if TYPE_CHECKING:
     from kvmctl.image.record import Image as Image
     from kvmctl.image.uses import ImageGarbage as ImageGarbage
     from kvmctl.plan.model import Plan as Plan
+    from kvmctl.plan.model import plain as plain
     from kvmctl.plan.option import render as render
     from kvmctl.plan.paths import MachinePaths as MachinePaths
     from kvmctl.plan.paths import Roots as Roots
@@ -78,6 +91,11 @@ if TYPE_CHECKING:
     from kvmctl.plan.shell import readable as readable
     from kvmctl.plan.shell import shell_script as shell_script
     from kvmctl.runtime.attach import attach as attach
+    from kvmctl.runtime.bootmarks import Boot as Boot
+    from kvmctl.runtime.bootmarks import BootProfile as BootProfile
+    from kvmctl.runtime.bootmarks import Stage as Stage
+    from kvmctl.runtime.bootmarks import percentile as percentile
+    from kvmctl.runtime.bootprofile import profile_boot as profile_boot
     from kvmctl.runtime.building import build_debian_image as build_debian_image
     from kvmctl.runtime.console import Console as Console
     from kvmctl.runtime.console import open_console as open_console
@@ -93,6 +111,9 @@ if TYPE_CHECKING:
     from kvmctl.runtime.events import Exit as Exit
     from kvmctl.runtime.events import ExitReason as ExitReason
     from kvmctl.runtime.events import State as State
+    from kvmctl.runtime.fork import Fork as Fork
+    from kvmctl.runtime.fork import Template as Template
+    from kvmctl.runtime.fork import load_template as load_template
     from kvmctl.runtime.helper_locks import HelperInfo as HelperInfo
     from kvmctl.runtime.hostroot.launch import launch_host_root as launch_host_root
     from kvmctl.runtime.hostroot.launch import run_host_root as run_host_root
@@ -108,15 +129,22 @@ if TYPE_CHECKING:
     from kvmctl.runtime.images import missing_images as missing_images
     from kvmctl.runtime.images import pull_image as pull_image
     from kvmctl.runtime.images import remove_image as remove_image
+    from kvmctl.runtime.inside import run_inside as run_inside
     from kvmctl.runtime.launch import launch as launch
     from kvmctl.runtime.launch import start as start
     from kvmctl.runtime.listing import MachineInfo as MachineInfo
     from kvmctl.runtime.listing import find_machine as find_machine
     from kvmctl.runtime.listing import list_machines as list_machines
     from kvmctl.runtime.listing import machine_names as machine_names
+    from kvmctl.runtime.making import create_template as create_template
     from kvmctl.runtime.monitor import Monitor as Monitor
     from kvmctl.runtime.ops import Balloon as Balloon
+    from kvmctl.runtime.pool import Pool as Pool
     from kvmctl.runtime.prepare import prepare as prepare
+    from kvmctl.runtime.raising import Profile as Profile
+    from kvmctl.runtime.reach import Address as Address
+    from kvmctl.runtime.reach import find_addresses as find_addresses
+    from kvmctl.runtime.reach import find_login as find_login
     from kvmctl.runtime.reading import Happening as Happening
     from kvmctl.runtime.reading import Log as Log
     from kvmctl.runtime.reading import read_all_events as read_all_events
@@ -132,11 +160,22 @@ if TYPE_CHECKING:
     from kvmctl.runtime.specs import find_spec as find_spec
     from kvmctl.runtime.stop import stop as stop
     from kvmctl.runtime.store import find_roots as find_roots
+    from kvmctl.runtime.template import TemplateInfo as TemplateInfo
+    from kvmctl.runtime.template import collect_templates as collect_templates
+    from kvmctl.runtime.template import find_template as find_template
+    from kvmctl.runtime.template import list_templates as list_templates
+    from kvmctl.runtime.template import remove_template as remove_template
+    from kvmctl.runtime.template import template_names as template_names
+    from kvmctl.runtime.told import GuestFiles as GuestFiles
+    from kvmctl.runtime.told import check_guest as check_guest
+    from kvmctl.runtime.told import guest_files as guest_files
     from kvmctl.runtime.vm import Status as Status
     from kvmctl.runtime.vm import Vm as Vm
     from kvmctl.runtime.waiting import Condition as Condition
+    from kvmctl.runtime.waiting import Sightings as Sightings
     from kvmctl.runtime.waiting import parse_condition as parse_condition
     from kvmctl.runtime.waiting import wait_for as wait_for
+    from kvmctl.runtime.waiting import wait_for_all as wait_for_all
     from kvmctl.spec.load import load as load
     from kvmctl.spec.load import parse as parse
     from kvmctl.spec.load import schema as schema
@@ -151,12 +190,14 @@ _HOME = {
     "AlreadyRunning": "kvmctl.errors",
     "AptError": "kvmctl.errors",
     "Busy": "kvmctl.errors",
+    "CommandFailed": "kvmctl.errors",
     "ConsoleBusy": "kvmctl.errors",
     "CopyFailed": "kvmctl.errors",
     "DeadlineExceeded": "kvmctl.errors",
     "DigestMismatch": "kvmctl.errors",
     "DownloadError": "kvmctl.errors",
     "HostError": "kvmctl.errors",
+    "HostKeyChanged": "kvmctl.errors",
     "ImageBusy": "kvmctl.errors",
     "ImageError": "kvmctl.errors",
     "ImageMissing": "kvmctl.errors",
@@ -174,6 +215,10 @@ _HOME = {
     "QmpError": "kvmctl.errors",
     "SpecError": "kvmctl.errors",
     "StateError": "kvmctl.errors",
+    "TemplateDamaged": "kvmctl.errors",
+    "TemplateMisfit": "kvmctl.errors",
+    "Unreachable": "kvmctl.errors",
+    "WaitFailed": "kvmctl.errors",
     "Agent": "kvmctl.guest.agent",
     "AgentInfo": "kvmctl.guest.agent",
     "Copied": "kvmctl.guest.copy",
@@ -185,6 +230,12 @@ _HOME = {
     "Terminal": "kvmctl.guest.init.session",
     "Control": "kvmctl.guest.run",
     "ExecResult": "kvmctl.guest.run",
+    "Login": "kvmctl.guest.ssh",
+    "find_ssh_failure": "kvmctl.guest.ssh",
+    "ssh_command": "kvmctl.guest.ssh",
+    "ssh_configuration": "kvmctl.guest.ssh",
+    "SshLog": "kvmctl.guest.sshrun",
+    "find_ssh": "kvmctl.guest.sshrun",
     "Trimmed": "kvmctl.guest.upkeep",
     "Report": "kvmctl.host.doctor",
     "diagnose": "kvmctl.host.doctor",
@@ -200,6 +251,7 @@ _HOME = {
     "Image": "kvmctl.image.record",
     "ImageGarbage": "kvmctl.image.uses",
     "Plan": "kvmctl.plan.model",
+    "plain": "kvmctl.plan.model",
     "render": "kvmctl.plan.option",
     "MachinePaths": "kvmctl.plan.paths",
     "Roots": "kvmctl.plan.paths",
@@ -207,6 +259,11 @@ _HOME = {
     "readable": "kvmctl.plan.shell",
     "shell_script": "kvmctl.plan.shell",
     "attach": "kvmctl.runtime.attach",
+    "Boot": "kvmctl.runtime.bootmarks",
+    "BootProfile": "kvmctl.runtime.bootmarks",
+    "Stage": "kvmctl.runtime.bootmarks",
+    "percentile": "kvmctl.runtime.bootmarks",
+    "profile_boot": "kvmctl.runtime.bootprofile",
     "build_debian_image": "kvmctl.runtime.building",
     "Console": "kvmctl.runtime.console",
     "open_console": "kvmctl.runtime.console",
@@ -222,6 +279,9 @@ _HOME = {
     "Exit": "kvmctl.runtime.events",
     "ExitReason": "kvmctl.runtime.events",
     "State": "kvmctl.runtime.events",
+    "Fork": "kvmctl.runtime.fork",
+    "Template": "kvmctl.runtime.fork",
+    "load_template": "kvmctl.runtime.fork",
     "HelperInfo": "kvmctl.runtime.helper_locks",
     "launch_host_root": "kvmctl.runtime.hostroot.launch",
     "run_host_root": "kvmctl.runtime.hostroot.launch",
@@ -237,15 +297,22 @@ _HOME = {
     "missing_images": "kvmctl.runtime.images",
     "pull_image": "kvmctl.runtime.images",
     "remove_image": "kvmctl.runtime.images",
+    "run_inside": "kvmctl.runtime.inside",
     "launch": "kvmctl.runtime.launch",
     "start": "kvmctl.runtime.launch",
     "MachineInfo": "kvmctl.runtime.listing",
     "find_machine": "kvmctl.runtime.listing",
     "list_machines": "kvmctl.runtime.listing",
     "machine_names": "kvmctl.runtime.listing",
+    "create_template": "kvmctl.runtime.making",
     "Monitor": "kvmctl.runtime.monitor",
     "Balloon": "kvmctl.runtime.ops",
+    "Pool": "kvmctl.runtime.pool",
     "prepare": "kvmctl.runtime.prepare",
+    "Profile": "kvmctl.runtime.raising",
+    "Address": "kvmctl.runtime.reach",
+    "find_addresses": "kvmctl.runtime.reach",
+    "find_login": "kvmctl.runtime.reach",
     "Happening": "kvmctl.runtime.reading",
     "Log": "kvmctl.runtime.reading",
     "read_all_events": "kvmctl.runtime.reading",
@@ -261,11 +328,22 @@ _HOME = {
     "find_spec": "kvmctl.runtime.specs",
     "stop": "kvmctl.runtime.stop",
     "find_roots": "kvmctl.runtime.store",
+    "TemplateInfo": "kvmctl.runtime.template",
+    "collect_templates": "kvmctl.runtime.template",
+    "find_template": "kvmctl.runtime.template",
+    "list_templates": "kvmctl.runtime.template",
+    "remove_template": "kvmctl.runtime.template",
+    "template_names": "kvmctl.runtime.template",
+    "GuestFiles": "kvmctl.runtime.told",
+    "check_guest": "kvmctl.runtime.told",
+    "guest_files": "kvmctl.runtime.told",
     "Status": "kvmctl.runtime.vm",
     "Vm": "kvmctl.runtime.vm",
     "Condition": "kvmctl.runtime.waiting",
+    "Sightings": "kvmctl.runtime.waiting",
     "parse_condition": "kvmctl.runtime.waiting",
     "wait_for": "kvmctl.runtime.waiting",
+    "wait_for_all": "kvmctl.runtime.waiting",
     "load": "kvmctl.spec.load",
     "parse": "kvmctl.spec.load",
     "schema": "kvmctl.spec.load",

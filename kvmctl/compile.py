@@ -14,7 +14,7 @@ from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Guest, Plan
 from kvmctl.plan.option import Option, Value, bare, keyval, keyvals, text
 from kvmctl.plan.paths import BUILTIN_TINY, NAME_ALLOWED, MachinePaths, is_name
-from kvmctl.spec import boot, clock, cpu, credentials, devices, firmware, memory, process, smbios
+from kvmctl.spec import boot, clock, cpu, credentials, devices, firmware, firstboot, memory, process, smbios
 from kvmctl.spec.boot import Boot
 from kvmctl.spec.checks import clashes
 from kvmctl.spec.context import Context, Lowered, Part, join
@@ -78,6 +78,11 @@ def derived_uuid(name: str) -> str:
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
+def uuid_of(machine: Machine, name: str) -> str:
+    """The UUID of `machine`, called `name`."""
+    return machine.uuid or derived_uuid(name)
+
+
 def _context(
     machine: Machine,
     name: str,
@@ -136,7 +141,10 @@ def _sections(machine: Machine, ctx: Context) -> Iterator[Lowered]:
     yield clock.lower(machine.clock, ctx, is_given=machine.gives("clock"))
     yield smbios.lower(machine.smbios, ctx)
     yield credentials.lower(machine.credentials, ctx)
+    mounts = share.guest_mounts(machine.shares, ctx)
+    yield (told := firstboot.lower_steps(machine, ctx, uuid=uuid_of(machine, ctx.name), mounts=mounts))
     yield devices.lower(machine, ctx)
+    yield firstboot.lower_devices(machine, ctx, told)
     yield process.lower_monitors(ctx)
 
 
@@ -144,8 +152,11 @@ def _head(machine: Machine, ctx: Context, body: Lowered) -> Iterator[Option]:
     """Who the machine is and what it runs on."""
     yield from process.first()
     yield keyval("name", guest=ctx.name, debug_threads=True, why=_name_why(machine, ctx))
-    uuid = machine.uuid or derived_uuid(ctx.name)
-    yield text("uuid", uuid, why=why(machine, "uuid", "uuid", default="derived from the name, so always the same"))
+    yield text(
+        "uuid",
+        uuid_of(machine, ctx.name),
+        why=why(machine, "uuid", "uuid", default="derived from the name, so always the same"),
+    )
     yield keyvals("machine", ctx.machine_type, _machine_body(machine, body), why=_machine_why(machine))
     accel = why(machine, "accel", "accel", default=ctx.accel_reason)
     yield bare("enable-kvm", why=accel) if ctx.accel == "kvm" else keyval("accel", "tcg", why=accel)
@@ -223,7 +234,7 @@ def _absent(parts: Iterable[Part], ctx: Context) -> Iterator[Problem]:
 def _plan(machine: Machine, ctx: Context, whole: Lowered, *, verdict: Verdict) -> Plan:
     return Plan(
         name=ctx.name,
-        uuid=machine.uuid or derived_uuid(ctx.name),
+        uuid=uuid_of(machine, ctx.name),
         description=machine.description,
         source=machine.source,
         qemu=ctx.qemu.path,
@@ -251,6 +262,7 @@ def _plan(machine: Machine, ctx: Context, whole: Lowered, *, verdict: Verdict) -
             balloon=machine.balloon is not None,
             vnc=machine.vnc is not None,
             display=machine.video.model_on(ctx) != "none",
+            user=firstboot.login_of(machine, ctx),
         ),
         warnings=(*_warnings(machine, ctx, verdict=verdict), *whole.warnings),
         spec=machine.model_dump(mode="json"),

@@ -17,6 +17,7 @@
     │   ├── QemuNotFound
     │   ├── QemuTooOld
     │   ├── KvmUnavailable
+    │   ├── TemplateMisfit                … a template was made by another QEMU, on another CPU, of something else
     │   └── AptError                      … the distribution's packages can't be had
     ├── LaunchFailed                  9   QEMU was started and did not come up
     ├── DeadlineExceeded             10   no answer within the time given
@@ -25,9 +26,14 @@
     ├── AgentError                   12   the guest agent is absent, refused, or talks nonsense
     ├── ImageError                   13   a disk image can't be made or read
     ├── StateError                   14   files of kvmctl's own can't be read or written
+    │   └── TemplateDamaged               … files of a template are missing, or are not what they were
+    ├── Unreachable                  15   there is no way into the guest, or it lets nobody in
+    │   └── HostKeyChanged                … what answers is not the guest that was there before
+    ├── WaitFailed                   16   what was waited for has failed, and won't come by waiting
     ├── CopyFailed                   17   a file can't be copied into the guest or out of it
-    └── DownloadError                18   an image can't be downloaded
-        └── DigestMismatch                … or is not the one that its publisher has
+    ├── DownloadError                18   an image can't be downloaded
+    │   └── DigestMismatch                … or is not the one that its publisher has
+    └── CommandFailed                19   a command in the guest did not end as it had to
 
 A summary says what happened with the values quoted, the detail is the evidence (QEMU's own words), the hint is what
 to do next. Only ``kvmctl.cli`` prints these or turns them into an exit status. Imports nothing.
@@ -169,6 +175,10 @@ class KvmUnavailable(HostError):
     """``accel = "kvm"`` was asked for and KVM can't be used."""
 
 
+class TemplateMisfit(HostError):
+    """A template was made by another QEMU, on another CPU, or of something else than it is asked for."""
+
+
 class AptError(HostError):
     """A package of the distribution can't be had: there is no apt, no such package, or no way to its mirror."""
 
@@ -221,10 +231,30 @@ class StateError(KvmctlError):
     exit_code = 14
 
 
+class TemplateDamaged(StateError):
+    """Files of a template are missing, or are not what they were when it was made."""
+
+
 class CopyFailed(KvmctlError):
     """A file can't be copied into the guest or out of it; what was there before is there still."""
 
     exit_code = 17
+
+
+class Unreachable(KvmctlError):
+    """There is no way into the guest by its network, or it lets nobody in."""
+
+    exit_code = 15
+
+
+class HostKeyChanged(Unreachable):
+    """What answers in the guest's place shows another host key than the one on record."""
+
+
+class WaitFailed(KvmctlError):
+    """What was waited for has failed: waiting longer would not bring it."""
+
+    exit_code = 16
 
 
 class DownloadError(KvmctlError):
@@ -235,3 +265,9 @@ class DownloadError(KvmctlError):
 
 class DigestMismatch(DownloadError):
     """What was downloaded is not what the publisher's checksum is of; nothing of it was kept."""
+
+
+class CommandFailed(KvmctlError):
+    """A command in the guest did not end as it had to; `detail` is what it printed."""
+
+    exit_code = 19

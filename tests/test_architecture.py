@@ -41,6 +41,9 @@ THIRD_PARTY_HOMES = {
     "qemu": ("kvmctl/runtime/monitor.py",),
     "typer": ("kvmctl/cli/",),
     "ctypes": ("kvmctl/ioctl/", "kvmctl/image/zstd.py", "kvmctl/image/build/pretend.py"),
+    "pytest": ("kvmctl/testing/plugin.py",),
+    "pycdlib": ("kvmctl/image/seed.py",),
+    "yaml": ("kvmctl/runtime/cloudconfig.py",),
 }
 PROGRAMS = {"kvmctl/ioctl/__main__.py", "kvmctl/ioctl/confine.py", "kvmctl/image/build/pretend.py"}
 """What is run as a program of its own, and not by way of the command line."""
@@ -52,6 +55,8 @@ LAZY = {
     "kvmctl/cli/starting.py",
     "kvmctl/runtime/deferred.py",
     "kvmctl/runtime/detached.py",
+    "kvmctl/testing/__init__.py",
+    "kvmctl/testing/plugin.py",
 }
 """The doors through which modules are imported when they are needed, and not before."""
 

@@ -45,6 +45,12 @@ def test_the_wheel_holds_every_file_of_the_package_and_its_license(dist: Path) -
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+def test_the_wheel_says_that_it_is_a_plugin_of_pytest(dist: Path) -> None:
+    with ZipFile(next(dist.glob("*.whl"))) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+        assert "[pytest11]\nkvmctl = kvmctl.testing.plugin\n" in wheel.read(name).decode()
+
+
 def test_the_source_distribution_holds_what_is_needed_to_test_it(dist: Path) -> None:
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}

@@ -7,9 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+
+from kvmctl import AptError
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,7 +67,7 @@ def test_commands_do_what_is_said(block: str, environment: dict[str, str]) -> No
     assert left.stdout == b""
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=["harness"])
+@pytest.mark.parametrize("block", blocks("python"), ids=["harness", "templates"])
 def test_the_harness_is_a_test_that_passes(block: str, environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "test_harness.py").write_text(block)
     done = subprocess.run(
@@ -87,4 +90,31 @@ def test_the_harness_is_a_test_that_passes(block: str, environment: dict[str, st
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed" in done.stdout
+    assert f"{block.count('def test_')} passed" in done.stdout
+
+
+@pytest.mark.timeout(1000)
+@pytest.mark.parametrize("block", blocks("bash"), ids=["newcomer"])
+def test_a_newcomer_gets_to_a_green_test(block: str, environment: dict[str, str], tmp_path: Path) -> None:
+    first, commands = block.split("\n", 1)
+    assert first == "pip install kvmctl pytest"  # which it is
+    pytest_program = tmp_path / "bin" / "pytest"
+    pytest_program.write_text(f'#!/bin/sh\nexec {sys.executable} -m pytest "$@"\n')
+    pytest_program.chmod(0o755)
+    is_installed = any(point.name == "kvmctl" for point in entry_points(group="pytest11"))
+    plugin = {} if is_installed else {"PYTEST_ADDOPTS": "-p kvmctl.testing.plugin"}
+    (tmp_path / "work").mkdir()
+    done = subprocess.run(
+        ["bash", "-euxc", commands],
+        cwd=tmp_path / "work",
+        env=environment | plugin,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    if done.returncode == AptError.exit_code and "kvmctl:" in done.stderr:
+        pytest.skip(f"no Debian can be built here: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout

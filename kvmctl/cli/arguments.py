@@ -18,6 +18,15 @@ def complete_machine(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def complete_template(incomplete: str) -> list[str]:
+    """The templates whose names begin with `incomplete`."""
+    try:
+        names = kvmctl.template_names()
+    except kvmctl.KvmctlError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
 def complete_image(incomplete: str) -> list[str]:
     """The images that are there or can be had whose names begin with `incomplete`, for the Tab key."""
     try:
@@ -37,4 +46,7 @@ _SPEC: Final = typer.Argument(
 )
 Spec: TypeAlias = Annotated[str, _SPEC]
 OptionalSpec: TypeAlias = Annotated[str | None, _SPEC]
+TemplateName: TypeAlias = Annotated[
+    str, typer.Argument(metavar="TEMPLATE", help="The template's name.", autocompletion=complete_template)
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from kvmctl import Plan, missing_images, prepare, readable, shell_script
+from kvmctl import Plan, missing_images, plain, prepare, readable, shell_script
 from kvmctl.cli import output
 from kvmctl.cli.arguments import Json, Spec
 
@@ -65,9 +64,9 @@ def _record(plan: Plan) -> dict[str, object]:
         "accel": {"name": plan.accel, "reason": plan.accel_reason},
         "argv": [*plan.wrapper, plan.qemu, *(word for option in options for word in option["words"])],
         "options": options,
-        "descriptors": [{"kind": type(source).__name__, **asdict(source)} for source in plan.fds],
-        "helpers": [asdict(helper) for helper in plan.helpers],
-        "steps": [{"kind": type(step).__name__, **asdict(step)} for step in plan.steps],
-        "before_run": [asdict(step) for step in plan.before_run],
+        "descriptors": [{"kind": type(source).__name__, **plain(source)} for source in plan.fds],
+        "helpers": [plain(helper) for helper in plan.helpers],
+        "steps": [{"kind": type(step).__name__, **plain(step)} for step in plan.steps],
+        "before_run": [plain(step) for step in plan.before_run],
         "warnings": plan.warnings,
     }

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Final
 
 import typer
 
-from kvmctl import Control, ExecResult, KvmctlError, Vm, attach
+from kvmctl import Control, ExecResult, KvmctlError, Vm, attach, run_inside
 from kvmctl.cli import output, session
 from kvmctl.cli.arguments import Name
 from kvmctl.cli.streams import Interrupted, signals_to, stdin_pieces
 
 TIMED_OUT: Final = 124
 OUR_FAILURE: Final = 125
+
+
+class Way(StrEnum):
+    """The ways to run a command in a guest."""
+
+    agent = "agent"
+    ssh = "ssh"
 
 
 def exec_(
@@ -31,8 +39,13 @@ def exec_(
         str | None, typer.Option("--cwd", "-w", metavar="DIRECTORY", help="Run it in this directory of the guest.")
     ] = None,
     stdin: Annotated[bool, typer.Option("--stdin", "-i", help="Give it what comes on standard input.")] = False,
+    way: Annotated[
+        Way | None, typer.Option("--via", help="By this way only, and say nothing of it.", case_sensitive=False)
+    ] = None,
 ) -> None:
-    """Run a command inside a machine, through its guest agent.
+    """Run a command inside a machine, through its guest agent or ssh.
+
+    The agent needs no network, and ssh is for guests without one; which it is, is said where it is ssh.
 
     Its output comes as it is written, and its exit code becomes ours: 126 if it can't be run, 127 if it is not found in
     the guest, 128 and the signal's number if a signal ended it. 124 says that the time was up, 125 that kvmctl itself
@@ -49,7 +62,7 @@ def exec_(
 
     async def work() -> ExecResult:
         async with attach(name) as vm:
-            return await stream(vm, command, env=variables, user=user, cwd=cwd, stdin=stdin)
+            return await stream(vm, command, way=way, env=variables, user=user, cwd=cwd, stdin=stdin)
 
     try:
         result = session.run(work(), timeout=timeout, doing=f"run {command[0]!r} in {name!r}")
@@ -65,16 +78,25 @@ async def stream(
     vm: Vm,
     command: list[str],
     *,
+    way: Way | None = None,
     env: dict[str, str] | None = None,
     user: str | None = None,
     cwd: str | None = None,
     stdin: bool = False,
 ) -> ExecResult:
     """Run `command` in the guest, its output on ours as it comes, our signals for it, and our input if `stdin`."""
+
+    def say(chosen: str) -> None:
+        if way is None and chosen == "ssh":
+            output.say(f"{vm.name}: through ssh, since no guest agent has spoken")
+
     control = Control()
     with signals_to(control):
-        result = await vm.exec(
+        result = await run_inside(
+            vm,
             command,
+            way=None if way is None else way.value,
+            on_way=say,
             env=env,
             user=user,
             cwd=cwd,

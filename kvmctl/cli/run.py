@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from signal import SIGHUP, SIGINT, SIGTERM
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from kvmctl import Exit, ExitReason, KvmctlError, Vm, launch, open_console, stop
+import kvmctl
+from kvmctl import Exit, ExitReason, KvmctlError, Vm, open_console, stop
 from kvmctl.cli import hostroot, output, session, terminal
-from kvmctl.cli.arguments import OptionalSpec
+from kvmctl.cli.arguments import OptionalSpec, complete_template
 from kvmctl.cli.exec import OUR_FAILURE, TIMED_OUT, stream
 from kvmctl.cli.pulling import pulling_what_is_missing
 
 _GOOD_ENDS: Final = {ExitReason.GUEST_SHUTDOWN, ExitReason.GUEST_RESET, ExitReason.HOST_QUIT}
+
+_Opening: TypeAlias = Callable[[], AbstractAsyncContextManager[Vm]]
+"""Makes the machine that is run, for as long as the context lasts."""
 
 
 def run(
@@ -26,6 +31,16 @@ def run(
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Its name; else the spec's and a random word.")
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template",
+            "-T",
+            metavar="TEMPLATE",
+            help="Not a machine that boots, but a fork of this template.",
+            autocompletion=complete_template,
+        ),
     ] = None,
     timeout: Annotated[
         float | None, typer.Option("--timeout", "-t", min=0, metavar="SECONDS", help="End it after that.")
@@ -66,30 +81,40 @@ def run(
     kvmctl run tiny
     kvmctl run debian-12
     kvmctl run machines/small-linux.toml -- uname -a
+    kvmctl run --template web -- curl -s http://localhost
     kvmctl run --host-root --kernel linux-image-cloud-amd64 -- uname -a
     kvmctl run --host-root --kernel arch/x86/boot/bzImage --rwdir . -- make check
     """
     options = hostroot.Options(
         root, kernel, modules, fetch, append, rw, tuple(rwdir or ()), cwd, user, tuple(env or ()), network, memory, cpus
     )
+    words = [*([machine] if machine is not None else ()), *(command or ())]  # with what is no machine before them
     if host_root or root is not None:
         if name is not None:
             raise typer.BadParameter("a machine made of this host has no name to be given", param_hint="--name")
-        words = [*([machine] if machine is not None else ()), *(command or ())]
         raise typer.Exit(hostroot.run(words, options, timeout=timeout))
     if options != hostroot.Options():
         raise typer.BadParameter("one of the options is for machines made of this host", param_hint="--host-root")
-    if machine is None:
+    if template is not None:
+        opening: _Opening = partial(_fork, template, name=name)
+    elif machine is not None:
+        opening, words = partial(kvmctl.launch, machine, name=name), command or []
+    else:
         raise typer.BadParameter("no machine is named", param_hint="MACHINE")
-    if command:
-        raise typer.Exit(_run_command(machine, command, name=name, timeout=timeout))
-    raise typer.Exit(
-        pulling_what_is_missing(lambda: session.run(_run(machine, name), timeout=timeout, doing=f"run {machine}"))
-    )
+    if words:
+        raise typer.Exit(_run_command(opening, words, timeout=timeout))
+    doing = f"run {template or machine}"
+    raise typer.Exit(pulling_what_is_missing(lambda: session.run(_run(opening), timeout=timeout, doing=doing)))
 
 
-async def _run(machine: str, name: str | None) -> int:
-    async with launch(machine, name=name) as vm, asyncio.TaskGroup() as group:
+@asynccontextmanager
+async def _fork(template: str, *, name: str | None) -> AsyncIterator[Vm]:
+    async with await kvmctl.load_template(template).fork(name=name) as vm:
+        yield vm
+
+
+async def _run(opening: _Opening) -> int:
+    async with opening() as vm, asyncio.TaskGroup() as group:
         _warn(vm)
         with _asked_to_end(vm, group):
             if await _attend(vm):
@@ -139,18 +164,18 @@ def _exit_code(vm: Vm, end: Exit) -> int:
     raise KvmctlError(f"machine {vm.name!r} did not end well: {end.reason}", detail=end.detail)
 
 
-def _run_command(machine: str, command: list[str], *, name: str | None, timeout: float | None) -> int:
+def _run_command(opening: _Opening, command: list[str], *, timeout: float | None) -> int:
     try:
         return pulling_what_is_missing(
-            lambda: session.run(_launch_and_run(machine, command, name), timeout=timeout, doing=f"run {command[0]!r}")
+            lambda: session.run(_launch_and_run(opening, command), timeout=timeout, doing=f"run {command[0]!r}")
         )
     except KvmctlError as error:
         output.fail(error)
         return TIMED_OUT if isinstance(error, session.TimeIsUp) else OUR_FAILURE
 
 
-async def _launch_and_run(machine: str, command: list[str], name: str | None) -> int:
-    async with launch(machine, name=name) as vm:
+async def _launch_and_run(opening: _Opening, command: list[str]) -> int:
+    async with opening() as vm:
         _warn(vm)
         await vm.wait_for_agent()
         return (await stream(vm, command)).exit_code

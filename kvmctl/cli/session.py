@@ -20,8 +20,18 @@ class TimeIsUp(DeadlineExceeded):
     """The time that was given on the command line is over."""
 
 
-def run(work: Coroutine[Any, Any, T], *, timeout: float | None = None, doing: str = "", hint: str = "") -> T:
-    """Do `work` to its end. Raises TimeIsUp after `timeout` seconds, naming what it was `doing`, with `hint`."""
+def run(
+    work: Coroutine[Any, Any, T],
+    *,
+    timeout: float | None = None,
+    doing: str = "",
+    hint: str = "",
+    evidence: object = "",
+) -> T:
+    """Do `work` to its end.
+
+    Raises TimeIsUp after `timeout` seconds, naming what it was `doing`, with `hint`, and `evidence` as it then reads.
+    """
     # A door: asyncio takes 30 ms to import, and `stop --force`, which never gets here, twice that in all.
     asyncio = import_module("asyncio")
     try:
@@ -33,7 +43,7 @@ def run(work: Coroutine[Any, Any, T], *, timeout: float | None = None, doing: st
     except TimeoutError:
         if timeout is None:
             raise
-        raise TimeIsUp(f"gave up after {timeout:g} s: {doing}", hint=hint) from None
+        raise TimeIsUp(f"gave up after {timeout:g} s: {doing}", detail=str(evidence), hint=hint) from None
     return result
 
 

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
+from typing import Annotated, Final
 
-from kvmctl import Description, HelperInfo, Plan, State, describe
+import typer
+
+from kvmctl import Description, GuestFiles, HelperInfo, Plan, State, describe, guest_files
 from kvmctl.cli import output, session
-from kvmctl.cli.arguments import Json, Name
+from kvmctl.cli.arguments import Json, Spec
 from kvmctl.cli.list import machine_record, note
 
+_KINDS: Final = {"nocloud": "NoCloud file", "credentials": "systemd credential"}
 
-def show(name: Name, json: Json = False) -> None:
+
+def show(
+    name: Spec,
+    guest: Annotated[
+        bool, typer.Option("--guest", help="What the guest is told at its first boot, secrets hidden; also of a spec.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Show all that is known of a machine.
 
     Of one that runs: what it was started with and what QEMU says of it now, such as the ports it chose. Of one that
-    does not: how its last run ended.
+    does not: how its last run ended. With --guest: the very files that cloud-init or systemd in the guest will read.
 
     \b
     kvmctl show web
     kvmctl show web --json | jq -r .status.vnc
+    kvmctl show machines/web.toml --guest
     """
+    if guest:
+        _show_guest(guest_files(name), json=json)
+        return
     found = session.run(describe(name))
     if json:
         output.print_json(_record(found))
@@ -28,6 +44,18 @@ def show(name: Name, json: Json = False) -> None:
         output.print_pairs(_pairs(found))
     if found.silence:
         output.warn(found.silence)
+
+
+def _show_guest(told: GuestFiles, *, json: bool) -> None:
+    texts = {name: data.decode(errors="replace") for name, data in told.files.items()}
+    if json:
+        output.print_json({"name": told.name, "via": told.way, "files": texts})
+        return
+    for name, text in texts.items():
+        output.emit(output.paint(f"# {_KINDS[told.way]} {name}", "bold", stream=sys.stdout))
+        for line in text.splitlines():
+            output.emit(output.printable(line))
+        output.emit("")
 
 
 def _record(found: Description) -> dict[str, object]:

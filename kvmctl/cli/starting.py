@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from kvmctl import Started
 
 
-def start_detached(machine: str, *, name: str | None = None) -> None:
-    """Start `machine`, its image pulled where it is missing; print what is worth warning of, and its name."""
+def start_detached(machine: str, *, name: str | None = None) -> str:
+    """Start `machine`, its image pulled where it is missing; print what is worth warning of, and its name.
+
+    The name is returned.
+    """
 
     def start() -> Started:
         return kvmctl.start_detached(machine, name=name)
@@ -26,6 +29,7 @@ def start_detached(machine: str, *, name: str | None = None) -> None:
     for warning in started.warnings:
         output.warn(f"{started.name}: {warning}")
     output.emit(started.name)
+    return started.name
 
 
 def main(machine: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from kvmctl import HostError, ImageMissing, KvmctlError, SpecError, missing_images, prepare
+from kvmctl import HostError, ImageMissing, KvmctlError, SpecError, check_guest, missing_images, prepare
 from kvmctl.cli import output
 from kvmctl.cli.arguments import Json, complete_machine
 
@@ -29,8 +29,8 @@ def validate(
     """Check a spec and name every problem in it.
 
     The spec is compiled for this host and its QEMU, so that a device which that QEMU lacks is a problem too. Images are
-    not looked into. A spec that is right but can't run here (no QEMU, no KVM, an image that is not in the store) gets a
-    warning.
+    not looked into, but keys and files for the guest are. A spec that is right but can't run here (no QEMU, no KVM, an
+    image that is not in the store) gets a warning.
 
     \b
     kvmctl validate machines/web.toml
@@ -50,7 +50,9 @@ def validate(
 def _check(spec: str) -> KvmctlError | None:
     """What is wrong with the spec, or with this host for it."""
     try:
-        missing = missing_images(prepare(spec, remember=False).plan)
+        plan = prepare(spec, remember=False).plan
+        check_guest(plan)
+        missing = missing_images(plan)
     except KvmctlError as error:
         return error
     return missing[0] if missing else None

@@ -33,6 +33,15 @@ IMAGE: Final = (
 )
 """What follows ``kvmctl image``."""
 
+TEMPLATE: Final = (
+    Verb("create", "template", "create", "Boot a machine once and freeze it, to be forked"),
+    Verb("list", "template", "list_", "List the templates"),
+    Verb("show", "template", "show", "Show what a template was made of, and whether it can be used"),
+    Verb("rm", "template", "rm", "Remove templates"),
+    Verb("gc", "template", "gc", "Remove the templates that can't be used any more"),
+)
+"""What follows ``kvmctl template``."""
+
 GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
     "This host": (
         Verb("doctor", "doctor", "doctor", "Say what this host can run, and what to do about the rest"),
@@ -59,16 +68,22 @@ GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
         Verb("resume", "power", "resume", "Let a paused machine go on"),
         Verb("wait", "wait", "wait", "Wait until a machine has come to a state"),
     ),
+    "Templates": (
+        Verb(
+            "template", "template", "template", "Machines frozen after their boot: create, list, show, rm, gc", TEMPLATE
+        ),
+        Verb("fork", "fork", "fork", "Start machines that go on where a template was frozen"),
+    ),
     "Looking": (
         Verb("list", "list", "list_", "List the machines that run, or all"),
         Verb("show", "show", "show", "Show all that is known of a machine"),
         Verb("logs", "logs", "logs", "Print what a machine's console has said"),
         Verb("events", "events", "events", "Print what happened to a machine, or follow it"),
+        Verb("boot", "boot", "boot", "Boot copies of a machine, and say where the time went"),
         Verb("screenshot", "screenshot", "screenshot", "Save a picture of a machine's display"),
     ),
     "Inside": (
         Verb("console", "console", "console", "Attach this terminal to a machine's console"),
-        Verb("exec", "exec", "exec_", "Run a command inside a machine, through its guest agent"),
         Verb("cp", "cp", "cp", "Copy files and directories into a machine and out of it"),
         Verb("info", "info", "info", "Show what a machine is, or what its guest says of itself"),
         Verb(
@@ -78,6 +93,13 @@ GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
         Verb("trim", "upkeep", "trim", "Give back to the host what a machine's file systems don't use"),
         Verb("sync-time", "upkeep", "sync_time", "Set a machine's clock to this host's"),
         Verb("set-password", "upkeep", "set_password", "Set the password of a user of the guest"),
+        Verb("exec", "exec", "exec_", "Run a command inside a machine, through its guest agent or ssh"),
+        Verb("ssh", "ssh", "ssh", "Log in to a machine over ssh, or run a command there"),
+        Verb("shell", "ssh", "shell", "Open a shell in a machine, on this terminal"),
+        Verb(
+            "ssh-config", "ssh", "ssh_config", "Print ssh's configuration of a machine, for ssh, scp, rsync and editors"
+        ),
+        Verb("ip", "ip", "ip", "Print where a machine is reached by the network: the best way, or with --json all"),
         Verb("qmp", "qmp", "qmp", "Send QEMU a monitor command"),
         Verb("balloon", "balloon", "balloon", "Show or change how much memory a machine has"),
     ),

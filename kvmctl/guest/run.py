@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -61,10 +61,16 @@ class Control:
         self._signals.append(number)
         self.wake.set()
 
+    def take(self) -> Iterator[int]:
+        """The numbers of the signals that were sent and not yet taken, in order."""
+        self.wake.clear()
+        while self._signals:
+            yield int(self._signals.popleft())
+
     async def deliver(self, turn: Turn, pid: int) -> None:
         """Send process `pid` of the guest what it was sent here."""
-        while self._signals:
-            await run_captured(turn, [SHELL, "-c", KILL, "kvmctl", str(pid), str(int(self._signals.popleft()))])
+        for number in self.take():
+            await run_captured(turn, [SHELL, "-c", KILL, "kvmctl", str(pid), str(number)])
 
 
 class Sink:

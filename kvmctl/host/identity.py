@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -112,7 +113,7 @@ def identify_host(env: Mapping[str, str]) -> list[object]:
     return [
         _read(_BOOT_ID),
         [_stamp_node(node) for node in _NODES],
-        [os.geteuid(), os.getegid(), sorted(os.getgroups())],
+        [os.geteuid(), os.getegid(), sorted(os.getgroups()), find_user_name()],
         [len(os.sched_getaffinity(0)), os.sysconf("SC_PHYS_PAGES")],
         [_read(os.path.join(pool, "free_hugepages")) for pool in _list(_HUGEPAGES)],
         shutil.which("setpriv"),
@@ -120,6 +121,14 @@ def identify_host(env: Mapping[str, str]) -> list[object]:
         [env.get("KVMCTL_VIRTIOFSD"), shutil.which("virtiofsd")],
         [_stamp(file) for file in (*list_descriptors(env), *VIRTIOFSD_PATHS) if os.path.exists(file)],
     ]
+
+
+def find_user_name() -> str:
+    """The login name of whoever runs this; empty where there is none, as in a container that makes up its user."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return ""
 
 
 def _read(path: str) -> str:

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from kvmctl.host.identity import find_user_name
 from kvmctl.ioctl.handle import Ioctl, system_ioctl
 from kvmctl.ioctl.kernel import ROOT, Cpu, find_vendor_module, read_cpu
 from kvmctl.ioctl.nodes import probe_tun, probe_vhost
@@ -36,6 +37,7 @@ def probe(root: Path = ROOT, *, ioctl: Ioctl = system_ioctl) -> HostFacts:
         memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         hugepages=_free_hugepages(root),
         setpriv=shutil.which("setpriv"),
+        user=find_user_name(),
     )
 
 

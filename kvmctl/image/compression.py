@@ -6,7 +6,7 @@ import gzip
 import lzma
 import struct
 import zlib
-from typing import Final
+from typing import Final, Protocol
 
 from kvmctl.image import zstd
 
@@ -36,9 +36,9 @@ def expand_kernel(payload: bytes) -> bytes | None:
     """
     try:
         if payload.startswith(_XZ_MAGIC):
-            return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(payload)
+            return _all_of(lzma.LZMADecompressor(lzma.FORMAT_XZ), payload)
         if payload.startswith(_GZIP_MAGIC):
-            return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(payload)
+            return _all_of(zlib.decompressobj(wbits=zlib.MAX_WBITS | 16), payload)
         if payload.startswith(_ZSTD_MAGIC):
             return zstd.decompress(payload[:-_APPENDED])
         if payload.startswith(_LZ4_MAGIC):
@@ -47,6 +47,22 @@ def expand_kernel(payload: bytes) -> bytes | None:
         message = f"damaged data: {error}"
         raise ValueError(message) from error
     return payload if payload.startswith(b"\x7fELF") else None
+
+
+class _Decompressor(Protocol):
+    """What lzma's and zlib's have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def _all_of(decompressor: _Decompressor, payload: bytes) -> bytes:
+    data = decompressor.decompress(payload)
+    if not decompressor.eof:
+        message = "the compressed kernel in it ends in the middle"
+        raise ValueError(message)
+    return data
 
 
 def _expand_lz4(data: bytes) -> bytes:

@@ -25,6 +25,15 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
+def try_share(descriptor: int) -> bool:
+    """Take a read lock on the whole of the open file; False where another open file has the write lock."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
 def is_locked(descriptor: int, *, start: int = 0, length: int = 0) -> bool:
     """Whether another open file holds a lock in the range; a `length` of 0 reaches to the end. Takes nothing."""
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)

@@ -47,6 +47,11 @@ def create(step: CreateOverlay, *, qemu: str, catalogue: str) -> None:
         )
 
 
+def file_of(step: CreateOverlay, *, catalogue: str) -> str:
+    """The image's own file in the store. Raises ImageMissing, StateError."""
+    return ImagePaths(step.store).blob(image_of(step, catalogue=catalogue).digest)
+
+
 def size_of(step: CreateOverlay, image: Image) -> int:
     """Bytes of the disk: what is asked for, and not less than the image has."""
     return max(step.size or 0, image.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -24,14 +25,37 @@ def create(program: str, path: str, *, image_format: str, size: int) -> None:
     _run([program, "create", "-q", "-f", image_format, partial, str(size)], partial, path, verb="create")
 
 
-def create_overlay(program: str, path: str, *, backing: str, backing_format: str, size: int) -> None:
-    """Make a qcow2 overlay of `backing` with `size` bytes, 0600; it is at `path` whole or not at all.
+def create_layer(program: str, path: str, *, backing: str, backing_format: str, size: int | None = None) -> None:
+    """Make an empty qcow2 image on top of `backing`, 0600; it is at `path` whole or not at all. Raises ImageError.
+
+    With a `size`, in bytes, the backing file is not looked at and need not be there yet.
+    """
+    partial = f"{path}.{os.getpid()}.part"
+    argv = [program, "create", "-q", "-f", "qcow2", "-F", backing_format, "-b", backing]
+    argv += [partial] if size is None else ["-u", partial, str(size)]
+    _run(argv, partial, path, verb="create")
+
+
+def virtual_size(program: str, path: str, *, image_format: str) -> int:
+    """The bytes that a guest sees of the image. Raises ImageError."""
+    argv = [program, "info", "--output=json", "-U", "-f", image_format, path]
+    try:
+        result = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ImageError(f"cannot look into the image {path!r}: {error.strerror}") from error
+    if result.returncode != 0:
+        raise ImageError(f"cannot look into the image {path!r}", detail=result.stderr.strip())
+    return int(json.loads(result.stdout)["virtual-size"])
+
+
+def create_overlay(program: str, path: str, *, backing: str, backing_format: str, size: int | None = None) -> None:
+    """Make a qcow2 overlay of `backing`, as large or of `size` bytes, 0600; it is at `path` whole or not at all.
 
     Raises ImageError.
     """
     partial = f"{path}.{os.getpid()}.part"
-    argv = [program, "create", "-q", "-f", "qcow2", "-b", backing, "-F", backing_format, partial, str(size)]
-    _run(argv, partial, path, verb="create")
+    argv = [program, "create", "-q", "-f", "qcow2", "-b", backing, "-F", backing_format, partial]
+    _run([*argv, *([] if size is None else [str(size)])], partial, path, verb="create")
 
 
 def convert(

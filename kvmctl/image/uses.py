@@ -45,7 +45,7 @@ def find_uses(roots: Roots) -> dict[str, list[str]]:
 
 def owner_of(path: str, roots: Roots) -> str:
     """What an overlay belongs to, for people: its machine's name, or where it lies."""
-    for root in (os.path.join(roots.state, "machines"), roots.ephemeral, roots.runtime):
+    for root in (os.path.join(roots.state, "machines"), roots.templates, roots.ephemeral, roots.runtime):
         if path.startswith(f"{root}/"):
             return path[len(root) + 1 :].partition("/")[0]
     return path

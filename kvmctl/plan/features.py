@@ -39,6 +39,10 @@ class Feature(StrEnum):
     """``tls-creds-x509``: built with GnuTLS."""
     MMIO_IOTHREAD = "mmio-iothread"
     """I/O threads behind virtio-mmio without KVM (8.2, since QEMU takes ioeventfds for granted)."""
+    MIGRATE_FILE = "migrate-file"
+    """``file:`` as the place of a migration (8.2); 11.0 takes plain files in no other way."""
+    READONLY_MEMORY = "readonly-memory"
+    """``memory-backend-file,readonly=on,rom=off``: memory that is written, on a file that is not (8.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,10 @@ _RULES: Final[Mapping[Feature, Callable[[Known], bool]]] = {
     Feature.SANDBOX: lambda qemu: "sandbox" in qemu.options,
     Feature.VNC: lambda qemu: qemu.schema.find_command("query-vnc") is not None,
     Feature.TLS: lambda qemu: "tls-creds-x509" in qemu.types,
+    Feature.MIGRATE_FILE: lambda qemu: "file" in qemu.schema.values_below("migrate", "channels", "addr", "transport"),
+    Feature.READONLY_MEMORY: lambda qemu: (
+        "rom" in qemu.schema.argument_members("object-add", **{"qom-type": "memory-backend-file"})
+    ),
     # Nothing that a QEMU can be asked tells this: 7.2 says "ioeventfd is required for iothread" when it is too late.
     Feature.MMIO_IOTHREAD: lambda qemu: qemu.version >= (8, 2, 0),
 }

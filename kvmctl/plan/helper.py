@@ -7,13 +7,12 @@ QEMU, or the launcher that was to start it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvmctl.plan.option import Fd
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
+class Tree(NamedTuple):
     """A directory with all that is mounted below it, as the helper sees it in a mount namespace of its own."""
 
     path: str
@@ -24,8 +23,7 @@ class Tree:
     """Nothing can be written by way of it, whatever the helper tries; submounts included."""
 
 
-@dataclass(frozen=True, slots=True)
-class Helper:
+class Helper(NamedTuple):
     """A program that serves QEMU over a socket; started before it, and of the kind that ends when QEMU lets go."""
 
     id: str

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from kvmctl.plan import guest as telling
 from kvmctl.plan import option
 from kvmctl.plan.helper import Helper, Tree
+from kvmctl.plan.layers import AddLayer, CopyImage, SharedLock
 from kvmctl.plan.option import Fd, Option
 from kvmctl.plan.share import InputDirectory, SharedDirectory
 
@@ -23,8 +24,7 @@ TRANSFER_PORT: Final = "org.kvmctl.transfer.0"
 """The name that the guest knows the port by through which files are copied."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listen:
+class Listen(NamedTuple):
     """A Unix socket that the launcher binds and listens on and QEMU inherits, so that connecting never has to be tried
     twice."""
 
@@ -32,15 +32,13 @@ class Listen:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """A socket pair: QEMU inherits one end, the launcher keeps the other (the private monitor)."""
 
     fd: str
 
 
-@dataclass(frozen=True, slots=True)
-class OpenFile:
+class OpenFile(NamedTuple):
     """A file the launcher opens for QEMU; created 0600 for ``append``."""
 
     fd: str
@@ -49,8 +47,7 @@ class OpenFile:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tap:
+class Tap(NamedTuple):
     """A tap device: one descriptor a queue. Non-persistent unless it exists, so the kernel removes it with QEMU."""
 
     fds: tuple[str, ...]
@@ -61,19 +58,17 @@ class Tap:
     """The bridge to put it on; None leaves it alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class VhostNet:
+class VhostNet(NamedTuple):
     """``/dev/vhost-net``, opened once a queue."""
 
     fds: tuple[str, ...]
     key: str
 
 
-FdSource: TypeAlias = Listen | Pair | OpenFile | Tap | VhostNet
+FdSource: TypeAlias = Listen | Pair | OpenFile | Tap | VhostNet | SharedLock
 
 
-@dataclass(frozen=True, slots=True)
-class CreateImage:
+class CreateImage(NamedTuple):
     """A disk image to be made if it is not there: `size` in bytes."""
 
     path: str
@@ -82,8 +77,7 @@ class CreateImage:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class CreateOverlay:
+class CreateOverlay(NamedTuple):
     """A qcow2 overlay of the image `image` in the store `store`, to be made if it is not there.
 
     Which image bears the name is settled when the overlay is made, and from then on the overlay itself says what it
@@ -97,8 +91,7 @@ class CreateOverlay:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class CopyNvram:
+class CopyNvram(NamedTuple):
     """UEFI variables to be copied from the firmware's template, as qcow2, if they are not there."""
 
     template: str
@@ -107,8 +100,7 @@ class CopyNvram:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class StoreSecret:
+class StoreSecret(NamedTuple):
     """A secret in the environment variable `variable`, to be written to `path` (0600) for QEMU to read."""
 
     variable: str
@@ -116,8 +108,7 @@ class StoreSecret:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class CopySecret:
+class CopySecret(NamedTuple):
     """A secret in the file `source`, to be written to `path` (0600) without the line break at its end."""
 
     source: str
@@ -125,11 +116,12 @@ class CopySecret:
     key: str
 
 
-Step: TypeAlias = CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret
+Step: TypeAlias = (
+    CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret | AddLayer | CopyImage | telling.Step
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(NamedTuple):
     """A file that must be there before QEMU starts: looked at so that the error can name the spec's key."""
 
     path: str
@@ -139,8 +131,7 @@ class Input:
     """QEMU takes image locks on it, so another process writing it is an error worth explaining beforehand."""
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(NamedTuple):
     """A TCP address QEMU will listen on: tried beforehand so that the error can name the holder."""
 
     host: str
@@ -148,17 +139,15 @@ class Port:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class QmpStep:
-    """A monitor command to be run before the machine is let go."""
+class QmpStep(NamedTuple):
+    """A monitor command to be run before the machine is let go; an `Fd` among its arguments is its number."""
 
     execute: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = {}  # a mapping that nobody writes
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Console:
+class Console(NamedTuple):
     """A serial or virtio console one can attach to."""
 
     id: str
@@ -166,8 +155,7 @@ class Console:
     log: str
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(NamedTuple):
     """What later commands want to know of a disk."""
 
     id: str
@@ -179,8 +167,7 @@ class Disk:
     read_only: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(NamedTuple):
     """What later commands want to know of a network interface; `forwards` are ``host:port->port`` as given."""
 
     id: str
@@ -189,8 +176,7 @@ class Network:
     forwards: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Guest:
+class Guest(NamedTuple):
     """What the launcher may expect of the guest: which ways of asking it anything exist."""
 
     acpi: bool
@@ -205,8 +191,7 @@ class Guest:
     """The user to log in as over ssh; None where the spec says nothing of the guest's users."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """A machine, decided. `options` leave descriptors unnumbered; `plan.option.render` writes them."""
 
     name: str
@@ -238,10 +223,12 @@ class Plan:
     disks: tuple[Disk, ...] = ()
     networks: tuple[Network, ...] = ()
     shares: tuple[SharedDirectory, ...] = ()
-    guest: Guest = field(default_factory=lambda: Guest(acpi=True, agent=None))
+    guest: Guest = Guest(acpi=True, agent=None)
+    template: str | None = None
+    """The template that the machine is a fork of."""
     warnings: tuple[str, ...] = ()
     """Said once when the machine starts."""
-    spec: Mapping[str, Any] = field(default_factory=dict)
+    spec: Mapping[str, Any] = {}
     """The spec with its defaults, as JSON values."""
     format: int = FORMAT
 
@@ -271,7 +258,7 @@ _CLASSES: Final[dict[str, Any]] = {
     for cls in (
         Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CreateOverlay, CopyNvram,
         StoreSecret, CopySecret, Input, InputDirectory, Port, QmpStep, Console, Disk, Network, Guest,
-        SharedDirectory, Helper, Tree, Fd,
+        SharedDirectory, Helper, Tree, Fd, SharedLock, AddLayer, CopyImage, *telling.CLASSES,
     )
 }  # fmt: skip
 
@@ -281,11 +268,27 @@ def _encode(value: Any) -> Any:
         return {"": "Option", **option.to_json(value)}
     if type(value).__name__ in _CLASSES:
         record = {"": type(value).__name__}
-        record |= {item.name: _encode(getattr(value, item.name)) for item in fields(value)}
+        record |= {name: _encode(getattr(value, name)) for name in _names(value)}
         return record
     if isinstance(value, tuple):
         return [_encode(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _encode(item) if isinstance(item, Fd) else item for key, item in value.items()}
     return value
+
+
+def plain(value: Any) -> Any:
+    """What a part of a plan says, for people and their programs: JSON values without a word of how kvmctl has them."""
+    if type(value).__name__ in _CLASSES:
+        return {name: plain(getattr(value, name)) for name in _names(value)}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    names: tuple[str, ...] = getattr(value, "_fields", None) or value.__slots__
+    return names
 
 
 def _decode(value: Any) -> Any:
@@ -302,5 +305,10 @@ def _decode(value: Any) -> Any:
 
 
 def _decode_item(item: Any) -> Any:
-    is_foreign = isinstance(item, dict) and "" not in item
-    return item if is_foreign else _decode(item)
+    if isinstance(item, dict) and "" not in item:
+        return {key: _decode(value) if _is_fd(value) else value for key, value in item.items()}
+    return _decode(item)
+
+
+def _is_fd(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("") == Fd.__name__

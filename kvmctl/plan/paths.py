@@ -14,6 +14,7 @@ from posixpath import dirname, join
 from typing import Final
 
 from kvmctl.errors import NotFound
+from kvmctl.plan.template_paths import TemplatePaths
 
 SUN_PATH_MAX: Final = 107
 """Bytes of a Unix socket's path that ``struct sockaddr_un`` can hold besides the terminating zero
@@ -94,6 +95,23 @@ class Roots:
     def plan_cache(self) -> str:
         """Plans of specs that were started before, for as long as nothing that they were made from has changed."""
         return join(self.cache, "plans")
+
+    def test_lock(self, template: str) -> str:
+        """Locked by the pytest worker that makes that template; its time tells when a test run last used it."""
+        return join(self.cache, "tests", f"{check_name(template)}.lock")
+
+    @property
+    def templates(self) -> str:
+        """Frozen machines, one directory each."""
+        return join(self.state, "templates")
+
+    def template(self, name: str) -> TemplatePaths:
+        """The paths of one template. Raises NotFound for what can't be a name."""
+        return TemplatePaths(name=name, directory=join(self.templates, check_name(name)))
+
+    def unfinished_template(self, name: str) -> TemplatePaths:
+        """Where a template is made, to be renamed when it is whole: nobody looks at a name that begins with a dot."""
+        return TemplatePaths(name=name, directory=join(self.templates, f".{check_name(name)}"))
 
     @property
     def images(self) -> str:
@@ -308,6 +326,30 @@ class MachinePaths:
     def known_hosts(self) -> str:
         """The guest's public host key as ssh reads it, so that nobody is asked to trust what was never seen."""
         return join(self.ssh, "known_hosts")
+
+    @property
+    def guest(self) -> str:
+        """What the guest is told at its first boot, kept for all later ones: a guest that loses it starts anew."""
+        return join(self.state, "guest")
+
+    @property
+    def guest_seed(self) -> str:
+        """The disk that cloud-init reads, labelled ``CIDATA``."""
+        return join(self.guest, "seed.iso")
+
+    @property
+    def guest_digest(self) -> str:
+        """A digest of all that the guest's files were made from: they are made anew when it changes."""
+        return join(self.guest, "digest")
+
+    def guest_credential(self, name: str) -> str:
+        """The systemd credential `name`, as the guest reads it."""
+        return join(self.guest, name)
+
+    @property
+    def known_hosts_of_run(self) -> str:
+        """Host keys seen in this run, of a guest that has no disk to keep one on and makes a new one at every boot."""
+        return join(self.run, "known_hosts")
 
     def socket(self, stem: str) -> str:
         """The socket of a channel or console beyond the first, by its id."""

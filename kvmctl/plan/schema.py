@@ -71,6 +71,18 @@ class Schema:
         member = self.argument_members(command).get(argument)
         return frozenset(enum_values(self.type(member.type))) if member else frozenset()
 
+    def values_below(self, command: str, *path: str) -> frozenset[str]:
+        """The values of the enumeration that the keys `path` lead to from `command`'s arguments; empty where they lead
+        nowhere. Lists on the way are stepped into."""
+        entry = self.find_command(command)
+        name: str | None = entry["arg-type"] if entry else None
+        for key in path:
+            member = self.members(name, {}).get(key) if name else None
+            name = member.type if member else None
+            while name and self.type(name)["meta-type"] == "array":
+                name = self.type(name)["element-type"]
+        return frozenset(enum_values(self.type(name))) if name else frozenset()
+
     def _find_named(self, name: str, meta_type: Literal["command", "event"]) -> Entry | None:
         entry = self.entries.get(name)
         return entry if entry and entry["meta-type"] == meta_type else None

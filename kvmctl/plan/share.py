@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class InputDirectory:
+class InputDirectory(NamedTuple):
     """A directory that must be there, and readable, before QEMU starts."""
 
     path: str
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class SharedDirectory:
+class SharedDirectory(NamedTuple):
     """A directory of the host that the guest can mount by its `tag`; `id` is its helper's, where it has one."""
 
     id: str

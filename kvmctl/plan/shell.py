@@ -13,6 +13,8 @@ from posixpath import dirname
 from shlex import join, quote
 from typing import Final, assert_never
 
+from kvmctl.plan.guest import MakeKeys, TellGuest
+from kvmctl.plan.layers import AddLayer, CopyImage
 from kvmctl.plan.model import (
     CopyNvram,
     CopySecret,
@@ -109,6 +111,22 @@ def _tap_lines(tap: Tap) -> Iterator[str]:
 
 
 def _step_lines(step: Step) -> Iterator[str]:
+    if isinstance(step, MakeKeys | TellGuest):
+        yield from _told_lines(step)
+    else:
+        yield from _file_lines(step)
+
+
+def _told_lines(step: MakeKeys | TellGuest) -> Iterator[str]:
+    """What a guest is told is no line of a script: it is to be there from a start by kvmctl."""
+    directory = quote(step.directory)
+    message = quote(f"{step.directory} is missing: start the machine once by kvmctl, which makes it")
+    yield f"[ -d {directory} ] || {{ echo {message} >&2; exit 1; }}"
+
+
+def _file_lines(
+    step: CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret | AddLayer | CopyImage,
+) -> Iterator[str]:
     path = quote(step.path)
     yield f"mkdir -p -m 700 {quote(dirname(step.path))}"
     match step:
@@ -123,6 +141,11 @@ def _step_lines(step: Step) -> Iterator[str]:
             yield f'( umask 077; printf %s "${step.variable}" >{path} )'
         case CopySecret():
             yield f"( umask 077; tr -d '\\r\\n' <{quote(step.source)} >{path} )"
+        case AddLayer():
+            backing = f"-F {step.backing_format} -b {quote(step.backing)}"
+            yield f"[ -e {path} ] || qemu-img create -q -f qcow2 {backing} {path}"
+        case CopyImage():
+            yield f"[ -e {path} ] || cp {quote(step.source)} {path}"
         case _:
             assert_never(step)
 

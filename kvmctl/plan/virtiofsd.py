@@ -100,5 +100,6 @@ def _words(daemon: Virtiofsd, tree: Tree, cache: Cache, *, submounts: bool) -> I
     yield f"--cache={'never' if cache == 'none' else cache}"
     yield "--sandbox=namespace"
     optional = {"--readonly": tree.read_only, "--log-level=warn": True, "--inode-file-handles=never": True}
-    optional["--announce-submounts"] = submounts
+    # What later versions do unless told, and earlier ones don't.
+    optional |= {"--announce-submounts": submounts, "--no-announce-submounts": not submounts}
     yield from (word for word, is_wanted in optional.items() if is_wanted and word.partition("=")[0] in daemon.options)

@@ -1,5 +1,5 @@
-"""Doors to modules that are seldom needed, or whose libraries (pyroute2, psutil, tarfile) are slow to import: paid for
-by who goes through."""
+"""Doors to modules that are seldom needed, or whose libraries (pyroute2, psutil, tarfile, yaml) are slow to import:
+paid for by who goes through."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from kvmctl.runtime.store import find_roots
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from kvmctl.errors import KvmctlError, NotFound
     from kvmctl.guest.agent import Agent, Connect
     from kvmctl.guest.copy import Copied
@@ -18,10 +20,12 @@ if TYPE_CHECKING:
     from kvmctl.guest.progress import OnProgress
     from kvmctl.guest.upkeep import Trimmed
     from kvmctl.image.holders import Holder
+    from kvmctl.plan.guest import MakeKeys, TellGuest
     from kvmctl.plan.helper import Helper
     from kvmctl.plan.model import CreateOverlay, Plan, Tap, VhostNet
     from kvmctl.plan.paths import Roots
     from kvmctl.runtime.helpers import RunningHelper
+    from kvmctl.runtime.neighbours import Neighbour
 
 
 def open_tap(source: Tap) -> list[int]:
@@ -34,6 +38,11 @@ def open_vhost_net(source: VhostNet) -> list[int]:
     """`kvmctl.runtime.tap.open_vhost_net`."""
     descriptors: list[int] = import_module("kvmctl.runtime.tap").open_vhost_net(source)
     return descriptors
+
+
+def available_memory() -> int:
+    """Bytes that programs can have without anything being swapped out."""
+    return int(import_module("psutil").virtual_memory().available)
 
 
 def find_client(path: str) -> int | None:
@@ -59,9 +68,44 @@ def find_listener(port: int) -> Holder | None:
     return holder
 
 
+def make_keys(step: MakeKeys, undo: ExitStack) -> None:
+    """`kvmctl.runtime.sshkeys.make_keys`."""
+    import_module("kvmctl.runtime.sshkeys").make_keys(step, undo)
+
+
+def tell_guest(step: TellGuest, undo: ExitStack) -> None:
+    """`kvmctl.runtime.firstboot.tell_guest`."""
+    import_module("kvmctl.runtime.firstboot").tell_guest(step, undo)
+
+
+def seed_image(contents: Mapping[str, bytes]) -> bytes:
+    """`kvmctl.image.seed.seed_image`."""
+    image: bytes = import_module("kvmctl.image.seed").seed_image(contents)
+    return image
+
+
+def cloud_config_problem(text: str, *, needs_header: bool) -> str:
+    """`kvmctl.runtime.cloudconfig.cloud_config_problem`."""
+    problem: str = import_module("kvmctl.runtime.cloudconfig").cloud_config_problem(text, needs_header=needs_header)
+    return problem
+
+
+def find_neighbours(macs: Collection[str]) -> list[Neighbour]:
+    """`kvmctl.runtime.neighbours.find_neighbours`."""
+    found: list[Neighbour] = import_module("kvmctl.runtime.neighbours").find_neighbours(macs)
+    return found
+
+
 def check_overlay(step: CreateOverlay) -> None:
     """`kvmctl.image.overlay.check`."""
     import_module("kvmctl.image.overlay").check(step, catalogue=find_roots().catalogue)
+
+
+def image_file(step: CreateOverlay) -> str:
+    """The file of the image that an overlay is to be made of. Raises ImageMissing."""
+    overlay = import_module("kvmctl.image.overlay")
+    found: str = overlay.file_of(step, catalogue=find_roots().catalogue)
+    return found
 
 
 def create_overlay(step: CreateOverlay, *, qemu: str) -> None:
@@ -85,6 +129,12 @@ def image_names(roots: Roots) -> set[str]:
     """`kvmctl.runtime.images.image_names`."""
     names: set[str] = import_module("kvmctl.runtime.images").image_names(roots)
     return names
+
+
+def images_without_cloud_init(names: Collection[str], roots: Roots) -> frozenset[str]:
+    """`kvmctl.runtime.images.without_cloud_init`."""
+    found: frozenset[str] = import_module("kvmctl.runtime.images").without_cloud_init(names, roots)
+    return found
 
 
 def start_helper(helper: Helper, *, env: Mapping[str, str], undo: ExitStack) -> tuple[int, RunningHelper]:

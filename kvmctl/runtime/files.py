@@ -54,6 +54,16 @@ def write_atomic(path: str, data: bytes, *, is_volatile: bool = False) -> None:
         raise cannot("write", path, error) from error
 
 
+def copy_file(source: str, path: str) -> None:
+    """Copy a file as it is, 0600; what was at `path` is replaced. Raises StateError."""
+    try:
+        with open(source, "rb") as original:
+            data = original.read()
+    except OSError as error:
+        raise cannot("read", source, error) from error
+    write_atomic(path, data, is_volatile=True)
+
+
 def sync_dir(path: str) -> None:
     """Make renames in the directory `path` survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

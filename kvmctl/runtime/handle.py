@@ -70,6 +70,11 @@ class Handle:
         return self._process.pid
 
     @property
+    def spawned(self) -> float | None:
+        """When we started QEMU, in seconds since the epoch; None where somebody else did."""
+        return None if self._child is None else self._child.spawned
+
+    @property
     def is_alive(self) -> bool:
         """Whether QEMU runs."""
         return not self._process.wait(0)

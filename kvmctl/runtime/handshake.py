@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
 
+from kvmctl.plan.model import QmpStep
+from kvmctl.plan.option import resolve
 from kvmctl.runtime.begin import START_SECONDS, Beginning
 from kvmctl.runtime.monitor import Monitor
+
+Wait: TypeAlias = Callable[[], Awaitable[None]]
+"""Waits for something, and raises where it can't come any more."""
+
+
+async def _nothing() -> None:
+    pass
 
 
 async def let_go(beginning: Beginning) -> Monitor | None:
@@ -14,14 +25,33 @@ async def let_go(beginning: Beginning) -> Monitor | None:
     Gives the private monitor of one that ends with us, which the caller closes; one that goes on has none: a monitor
     belongs to an event loop, which such a machine and its handle may outlive.
     """
+    monitor = await bring_up(beginning)
+    beginning.succeed()
+    return monitor
+
+
+async def bring_up(
+    beginning: Beginning,
+    *,
+    on_greeting: Callable[[], None] = lambda: None,
+    before: Wait = _nothing,
+    after: Wait = _nothing,
+) -> Monitor | None:
+    """Let a machine run, with the caller to say when it has succeeded: nobody depends on it before; see `let_go`.
+
+    `before` is waited for before its CPUs run, `after` when they do.
+    """
     monitor = None
     try:
         async with asyncio.timeout(START_SECONDS):
             monitor = await Monitor.connect(beginning.child.monitor.dup(), name=beginning.plan.name)
+            on_greeting()
             for step in beginning.plan.before_run:
-                await monitor.execute(step.execute, step.arguments)
+                await monitor.execute(step.execute, _numbered(step, beginning.child.numbers))
             beginning.child.widen_backlogs()
+            await before()
             await monitor.execute("cont")
+            await after()
         if not beginning.claim.is_captive:
             await monitor.close()
     except BaseException as error:
@@ -33,5 +63,9 @@ async def let_go(beginning: Beginning) -> Monitor | None:
         if cause is error:
             raise
         raise cause from error
-    beginning.succeed()
     return monitor if beginning.claim.is_captive else None
+
+
+def _numbered(step: QmpStep, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """The arguments of a step, with the numbers of the descriptors that QEMU has from us."""
+    return {key: resolve(value, numbers) for key, value in step.arguments.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-from dataclasses import replace
 
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import Roots
@@ -19,7 +18,7 @@ def warn_of_logout(plan: Plan, roots: Roots) -> Plan:
         f"{roots.runtime!r} vanishes when {user} logs out, and the machine is out of reach then; "
         f"to keep it: loginctl enable-linger {user}"
     )
-    return replace(plan, warnings=(*plan.warnings, warning))
+    return plan._replace(warnings=(*plan.warnings, warning))
 
 
 def _user() -> str:

@@ -78,6 +78,14 @@ class Monitor:
         except (ExecInterruptedError, StateError) as error:
             raise MonitorLost(f"QEMU closed its monitor during {command!r}") from error
 
+    async def pass_fd(self, name: str, descriptor: int) -> None:
+        """Give QEMU a copy of `descriptor`, which commands call `name`. Raises QmpError, MonitorLost."""
+        try:
+            self._client.send_fd_scm(descriptor)
+        except (OSError, StateError) as error:
+            raise MonitorLost("QEMU closed its monitor before it was given a file") from error
+        await self.execute("getfd", {"fdname": name})
+
     async def close(self) -> None:
         """Hang up; a connection that broke before is no error.
 

@@ -124,6 +124,16 @@ async def query_forwards(monitor: Monitor) -> list[str]:
     return parse_usernet(str(text))
 
 
+async def add_forward(monitor: Monitor, *, netdev: str, rule: str) -> None:
+    """Forward a port of the host to the guest of the user network `netdev`, by libslirp's `rule`.
+
+    Raises QmpError where it can't. HMP alone can do it, and says what went wrong in words only.
+    """
+    answer = await monitor.execute("human-monitor-command", {"command-line": f"hostfwd_add {netdev} {rule}"})
+    if answer:
+        raise QmpError(f"QEMU refused to forward {rule!r}: {str(answer).strip()}")
+
+
 def parse_usernet(text: str) -> list[str]:
     """The forwards in the table that QEMU's ``info usernet`` prints, which has no QMP form."""
     forwards = []

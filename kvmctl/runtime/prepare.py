@@ -13,12 +13,12 @@ from kvmctl.host.kvm import probe
 from kvmctl.host.qemu import binary_facts
 from kvmctl.host.virtiofsd import probe_virtiofsd
 from kvmctl.plan import preset
+from kvmctl.plan.captive import Tie, tie
 from kvmctl.plan.facts import HostFacts, QemuFacts
 from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Plan
-from kvmctl.plan.option import keyval
 from kvmctl.plan.paths import MachinePaths, Roots
-from kvmctl.runtime import specs, store
+from kvmctl.runtime import deferred, specs, store
 from kvmctl.spec.firmware import FROM_DESCRIPTORS
 from kvmctl.spec.load import load, parse
 from kvmctl.spec.machine import Machine
@@ -60,23 +60,26 @@ def prepare(
     name = name_of(reference, machine) if name is None else name
     paths = roots.machine(name, ephemeral=is_captive)
     host = look_at_host(machine, roots=roots, remember=remember)
-    qemu = _look_at_qemu(machine, roots, remember=remember)
+    qemu = look_at_qemu(machine, roots, remember=remember)
     pinned = None if is_captive else specs.read_pin(paths)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
     plan = confine(plan, host)
-    return Prepared(tie(plan, host, qemu) if is_captive else plan, paths, is_lasting=_is_lasting(host))
+    return Prepared(tie(plan, find_tie(host, qemu)) if is_captive else plan, paths, is_lasting=_is_lasting(host))
 
 
 def look_at_host(machine: Machine, *, roots: Roots, remember: bool = True) -> HostFacts:
     """What is known of this host that decides about `machine`."""
     host = probe()
-    if not any(share.driver != "9p" for share in machine.shares):
-        return host
-    virtiofsd = probe_virtiofsd(env=os.environ, cache=roots.qemu_cache, remember=remember)
-    return replace(host, virtiofsd=virtiofsd)
+    if machine.guest is not None and any(disk.image for disk in machine.disks):
+        names = {disk.image for disk in machine.disks if disk.image}
+        host = replace(host, without_cloud_init=deferred.images_without_cloud_init(names, roots))
+    if any(share.driver != "9p" for share in machine.shares):
+        daemon = probe_virtiofsd(env=os.environ, cache=roots.qemu_cache, remember=remember)
+        host = replace(host, virtiofsd=daemon)
+    return host
 
 
-def _look_at_qemu(machine: Machine, roots: Roots, *, remember: bool) -> QemuFacts:
+def look_at_qemu(machine: Machine, roots: Roots, *, remember: bool = True) -> QemuFacts:
     """What the QEMU of `machine` can do: a binary that was looked at before, in this process, is only recognized."""
     path = find_qemu(machine.qemu, env=os.environ)
     identity = identify(path, env=os.environ)
@@ -110,17 +113,9 @@ def _is_lasting(host: HostFacts) -> bool:
     return host.kvm.state != "broken" and not has_broken_daemon
 
 
-def tie(plan: Plan, host: HostFacts, qemu: QemuFacts) -> Plan:
-    """`plan` for a QEMU that the kernel kills when its launcher ends, by QEMU's own option or util-linux's setpriv."""
-    if Feature.EXIT_WITH_PARENT in qemu.features:
-        option = keyval("run-with", exit_with_parent=True, why="default: the machine ends with the process it is for")
-        return replace(plan, options=(*plan.options, option))
-    if host.setpriv is None:
-        return replace(
-            plan,
-            warnings=(*plan.warnings, "setpriv (util-linux) is missing: a killed launcher's QEMU is cleared away late"),
-        )
-    return replace(plan, wrapper=(*plan.wrapper, host.setpriv, "--pdeathsig", "KILL", "--"))
+def find_tie(host: HostFacts, qemu: QemuFacts) -> Tie:
+    """How a QEMU is tied to its launcher on this host."""
+    return Tie(by_qemu=Feature.EXIT_WITH_PARENT in qemu.features, setpriv=host.setpriv)
 
 
 def confine(plan: Plan, host: HostFacts) -> Plan:
@@ -131,7 +126,7 @@ def confine(plan: Plan, host: HostFacts) -> Plan:
     is_asked = any(share.driver == "9p" and not share.read_only for share in plan.shares)
     if not is_asked or host.setpriv is None or not _can_drop_devices():
         return plan
-    return replace(plan, wrapper=(host.setpriv, "--bounding-set", "-mknod", "--"))
+    return plan._replace(wrapper=(host.setpriv, "--bounding-set", "-mknod", "--"))
 
 
 def _can_drop_devices() -> bool:

@@ -10,12 +10,16 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
-from kvmctl.errors import LaunchFailed, QemuNotFound
+from kvmctl.errors import Busy, LaunchFailed, QemuNotFound
+from kvmctl.image import ofd
+from kvmctl.plan.guest import TellGuest
+from kvmctl.plan.layers import SharedLock
 from kvmctl.plan.model import FdSource, Listen, OpenFile, Pair, Plan, StoreSecret, Tap, VhostNet
 from kvmctl.plan.option import render
 from kvmctl.plan.paths import MachinePaths
@@ -39,6 +43,10 @@ class Child:
     monitor: socket.socket
     listeners: tuple[socket.socket, ...]
     """Our copies of the sockets that QEMU listens on."""
+    numbers: Mapping[str, int]
+    """The descriptors that QEMU has from us, by their names in the plan."""
+    spawned: float
+    """When it was started, in seconds since the epoch."""
     helpers: tuple[RunningHelper, ...] = ()
 
     def reap(self) -> int | None:
@@ -97,6 +105,8 @@ class _Opened:
                 self._keep_all(fds, deferred.open_tap(source))
             case VhostNet(fds):
                 self._keep_all(fds, deferred.open_vhost_net(source))
+            case SharedLock(fd, path):
+                self.keep(fd, _open_shared(path))
             case _:
                 assert_never(source)
 
@@ -131,10 +141,11 @@ def spawn(plan: Plan, claim: Claim) -> Child:
         helpers = tuple(_start_helpers(plan, opened, undo))
         stdin, feed = _journal_input(stack)
         reap_disowned()
+        spawned = time.time()
         popen = _exec(plan, paths, opened.numbers, stdin=stdin, inherited=(claim.lock, feed))
         process = _adopt(popen, claim)
         undo.pop_all()
-        return Child(popen, process, *opened.take_ours(), helpers)
+        return Child(popen, process, *opened.take_ours(), opened.numbers, spawned, helpers)
     raise LaunchFailed(f"cannot start {plan.name!r}")  # unreachable: the block above returns or raises
 
 
@@ -206,7 +217,18 @@ def _journal_input(stack: ExitStack) -> tuple[int, int]:
 def _environment(plan: Plan) -> dict[str, str]:
     """Our environment without the secrets, which every process of this user could read there."""
     secrets = {step.variable for step in plan.steps if isinstance(step, StoreSecret)}
+    for step in plan.steps:
+        if isinstance(step, TellGuest):
+            secrets |= {source.value for source in step.first_boot.sources() if source.kind == "env"}
     return {name: value for name, value in os.environ.items() if name not in secrets}
+
+
+def _open_shared(path: str) -> int:
+    descriptor = _open_file(path, "read")
+    if not ofd.try_share(descriptor):
+        os.close(descriptor)
+        raise Busy(f"{os.path.dirname(path)!r} is being replaced or removed", hint="Try again in a moment.")
+    return descriptor
 
 
 def _open_file(path: str, mode: str) -> int:

@@ -1,5 +1,7 @@
-"""What has to exist before QEMU is started: images, UEFI variables, secrets. What was made is unmade if the start
-fails."""
+"""What has to exist before QEMU is started: images, UEFI variables, secrets, what the guest is told.
+
+What was made is unmade if the start fails.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,8 @@ from typing import assert_never
 
 from kvmctl.errors import HostError
 from kvmctl.image import qemuimg
+from kvmctl.plan.guest import MakeKeys, TellGuest
+from kvmctl.plan.layers import AddLayer, CopyImage
 from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, CreateOverlay, Plan, Step, StoreSecret
 from kvmctl.runtime import deferred, files
 
@@ -41,8 +45,26 @@ def _carry_out(step: Step, plan: Plan, undo: ExitStack) -> None:
             _store(path, secret.encode())
         case CopySecret(source, path):
             _store(path, _read(source).rstrip(b"\r\n"))
+        case AddLayer() | CopyImage():
+            _lay(step, plan, undo)
+        case MakeKeys():
+            deferred.make_keys(step, undo)
+        case TellGuest():
+            deferred.tell_guest(step, undo)
         case _:
             assert_never(step)
+
+
+def _lay(step: AddLayer | CopyImage, plan: Plan, undo: ExitStack) -> None:
+    """Make a disk on top of another."""
+    if not _is_wanted(step.path, undo):
+        return
+    if isinstance(step, CopyImage):
+        files.copy_file(step.source, step.path)
+    else:
+        program = qemuimg.find_qemu_img(plan.qemu)
+        qemuimg.create_layer(program, step.path, backing=step.backing, backing_format=step.backing_format)
+    undo.callback(_unlink, step.path)
 
 
 def _is_wanted(path: str, undo: ExitStack) -> bool:

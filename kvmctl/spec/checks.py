@@ -8,6 +8,7 @@ from posixpath import normpath
 from typing import Final
 
 from kvmctl.errors import Problem
+from kvmctl.plan.layers import SharedLock
 from kvmctl.plan.model import FdSource, Input, Listen, OpenFile, Pair, Tap, VhostNet
 from kvmctl.plan.option import Option, descriptor_names
 from kvmctl.plan.share import InputDirectory
@@ -82,7 +83,7 @@ def _descriptors(options: Iterable[Option], lowered: Lowered) -> Iterator[Proble
 
 def _names(source: FdSource) -> tuple[str, ...]:
     match source:
-        case Listen(fd) | Pair(fd) | OpenFile(fd):
+        case Listen(fd) | Pair(fd) | OpenFile(fd) | SharedLock(fd):
             return (fd,)
         case Tap(fds) | VhostNet(fds):
             return fds

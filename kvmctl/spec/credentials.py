@@ -68,10 +68,12 @@ def _lower_one(name: str, credential: Credential, ctx: Context) -> Lowered:
         most = _FW_CFG_MAX - len(_FW_CFG_DIRECTORY)
         return Lowered(problems=(Problem(key, f"a name this long can't be given by a file; {most} characters can"),))
     if credential.file is not None:
-        return Lowered(options=(_fw_cfg(name, credential.file, key),), inputs=(Input(credential.file, f"{key}.file"),))
+        return Lowered(
+            options=(fw_cfg(name, credential.file, why=key),), inputs=(Input(credential.file, f"{key}.file"),)
+        )
     path = ctx.paths.secret(f"credential-{name}")
     stored = StoreSecret(credential.env or "", path, f"{key}.env")
-    return Lowered(options=(_fw_cfg(name, path, key),), steps=(stored,))
+    return Lowered(options=(fw_cfg(name, path, why=key),), steps=(stored,))
 
 
 def _inline(name: str, value: str, ctx: Context, *, key: str) -> Lowered:
@@ -84,5 +86,6 @@ def _inline(name: str, value: str, ctx: Context, *, key: str) -> Lowered:
     return Lowered(options=(oem_string(f"io.systemd.credential:{name}={value}", why=key),))
 
 
-def _fw_cfg(name: str, path: str, key: str) -> Option:
-    return keyvals("fw_cfg", None, {"name": f"{_FW_CFG_DIRECTORY}{name}", "file": path}, why=key)
+def fw_cfg(name: str, path: str, *, why: str) -> Option:
+    """The credential `name` from the file at `path`, which QEMU reads when it starts."""
+    return keyvals("fw_cfg", None, {"name": f"{_FW_CFG_DIRECTORY}{name}", "file": path}, why=why)

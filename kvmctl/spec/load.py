@@ -31,6 +31,11 @@ def load(path: str | Path) -> Machine:
     return parse(read_text(path), source=str(path), base=str(file.parent), format=format_of(file))
 
 
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """What is written in the file `path`, for `from_mapping` to judge. Raises NotFound, StateError, SpecError."""
+    return _read(read_text(path), source=str(path), format=format_of(path))
+
+
 def read_text(path: str | Path) -> str:
     """The text of the spec in the file `path`. Raises NotFound, StateError, SpecError for what is no text."""
     try:
@@ -165,6 +170,8 @@ def _make_absolute(table: MutableMapping[str, Any], read: Any) -> None:
         elif isinstance(written, MutableMapping):
             _make_absolute(written, value)
         elif isinstance(written, list):
-            for item, of_value in zip(written, value, strict=True):
+            for index, (item, of_value) in enumerate(zip(written, value, strict=True)):
                 if isinstance(item, MutableMapping):
                     _make_absolute(item, of_value)
+                elif isinstance(item, str) and str(of_value).startswith("/") and of_value != item:
+                    written[index] = of_value

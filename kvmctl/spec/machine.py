@@ -17,10 +17,11 @@ from kvmctl.spec.cpu import Cpu
 from kvmctl.spec.credentials import Credentials
 from kvmctl.spec.devices import Devices, share
 from kvmctl.spec.firmware import Firmware
+from kvmctl.spec.guest import Guest
 from kvmctl.spec.hostpath import anchor_path, base_of
 from kvmctl.spec.ids import ids_problems
 from kvmctl.spec.memory import Memory
-from kvmctl.spec.model import AlsoTakes, Bool, Int, Model, Str, table_of
+from kvmctl.spec.model import AlsoTakes, Bool, Int, Model, Str, Switch, table_of
 from kvmctl.spec.smbios import Smbios
 from kvmctl.spec.units import SIZE_FORMS, Line, MachineName, Uuid, has_control_characters
 
@@ -85,6 +86,11 @@ class Machine(Devices):
     )
     credentials: Credentials = Field(
         default_factory=dict, description="systemd credentials by name: text, or { file = ... } or { env = ... }."
+    )
+    guest: Switch[Guest] = Field(
+        default=None,
+        description="What the guest is told at its first boot: its name, users, network, files, commands; true tells "
+        "it the usual. The guest needs cloud-init for that, or systemd 252.",
     )
     pci: Pci = Field(default={}, validate_default=True, description="The PCI buses: what is kept free on them.")
     on_poweroff: Literal["poweroff", "pause"] = Field(

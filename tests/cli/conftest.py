@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from runtime.conftest import end_all
+from sshguest import SshGuest, build
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = (sys.executable, "-m", "kvmctl")
@@ -23,21 +24,23 @@ Done = subprocess.CompletedProcess[str]
 class Kvmctl:
     """The command line, in the directory and the environment of one test."""
 
-    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(self, directory: Path, environment: dict[str, str], *, wrap: tuple[str, ...] = ()) -> None:
         self.directory = directory
         self.environment = environment
+        self.patience: float = PATIENCE
+        self._program = (*wrap, *PROGRAM)
 
     def __call__(self, *words: str, stdin: str = "", **environment: str) -> Done:
         """Run ``kvmctl`` with `words` to its end."""
         return subprocess.run(
-            [*PROGRAM, *words],
+            [*self._program, *words],
             env=self.environment | environment,
             cwd=self.directory,
             input=stdin,
             capture_output=True,
             text=True,
             check=False,
-            timeout=PATIENCE,
+            timeout=self.patience,
         )
 
     def ok(self, *words: str, stdin: str = "", **environment: str) -> str:
@@ -49,7 +52,7 @@ class Kvmctl:
     def popen(self, *words: str, stdin: int = subprocess.PIPE, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
         """Start ``kvmctl`` and leave it running, in a session of its own."""
         return subprocess.Popen(
-            [*PROGRAM, *words],
+            [*self._program, *words],
             env=self.environment,
             cwd=self.directory,
             stdin=stdin,
@@ -85,8 +88,10 @@ def command_line_of(directory: Path, pytestconfig: pytest.Config) -> Iterator[Kv
     assert cache is not None
     kept = {name: value for name, value in os.environ.items() if name == "KVMCTL_QEMU" or "KVMCTL" not in name}
     ours = {f"KVMCTL_{part}_DIR": str(directory / part.lower()) for part in ("CONFIG", "STATE", "RUNTIME")}
-    yield Kvmctl(directory, kept | ours | {"KVMCTL_CACHE_DIR": str(cache.mkdir("kvmctl")), "PYTHONPATH": str(ROOT)})
-    leaked = end_all(str(directory))
+    try:
+        yield Kvmctl(directory, kept | ours | {"KVMCTL_CACHE_DIR": str(cache.mkdir("kvmctl")), "PYTHONPATH": str(ROOT)})
+    finally:  # a fixture that fails on its way is not asked to clear away
+        leaked = end_all(str(directory))
     assert not leaked, f"left running: {leaked}"
 
 
@@ -95,3 +100,9 @@ def kvmctl(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Kvmctl]:
     """A command line for one test."""
     with command_line_of(tmp_path, pytestconfig) as ours:
         yield ours
+
+
+@pytest.fixture(scope="session")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> SshGuest:
+    """A small Linux with an ssh server."""
+    return build(tmp_path_factory.mktemp("guest"))

@@ -147,7 +147,7 @@ def test_waiting_is_given_up_when_the_machine_ends_without_it(web: Kvmctl) -> No
 def test_waiting_is_given_up_when_its_time_is_over(web: Kvmctl) -> None:
     done = web("wait", "web", "--for", "console:never", "--timeout", "0.2")
     assert done.returncode == 10
-    assert done.stderr == "error: gave up after 0.2 s: wait for console:never\n"
+    assert done.stderr == "error: gave up after 0.2 s: wait for console:never\nthe console's last line: READY\n"
 
 
 @pytest.mark.parametrize("condition", ["", "soon", "console", "console:", "event:", "running:now", "stopped:"])
@@ -180,3 +180,60 @@ def test_a_pattern_that_is_none_is_told(web: Kvmctl) -> None:
     done = web("wait", "web", "--for", "console:(")
     assert done.returncode == 1
     assert "'(' is not a regular expression" in done.stderr
+
+
+def test_several_conditions_are_waited_for_at_once_and_told_in_their_order(web: Kvmctl) -> None:
+    assert web.ok("wait", "web", "--for", "console:^READY", "--for", "agent", "--for", "running").splitlines() == [
+        "READY",
+        "the guest agent answers",
+        "running",
+    ]
+    done = web("wait", "web", "--for", "agent", "--for", "console:(")
+    assert done.returncode == 1
+    assert "'(' is not a regular expression" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["sshd", "ssh:22", "port", "port:0", "port:65536", "port:http", "unit:", "unit:a b", "unit:../x", "exec:"],
+)
+def test_what_can_not_be_waited_for_is_a_wrong_command_line(kvmctl: Kvmctl, condition: str) -> None:
+    done = kvmctl("wait", "web", "--for", condition)
+    assert done.returncode == 2
+    assert "Invalid value for --for: '" in done.stderr
+
+
+def test_a_guest_without_a_network_or_a_way_to_run_commands_says_so(web: Kvmctl) -> None:
+    done = web("wait", "web", "--for", "ssh")
+    assert done.returncode == 15
+    assert "machine 'web' has no network by which this host could get to it" in done.stderr
+    done = web("ssh", "web", "true")
+    assert done.returncode == 125
+    assert "kvmctl console web" in done.stderr
+    assert web("ip", "web").returncode == 4
+    assert json.loads(web.ok("ip", "web", "--json"))["addresses"] == []
+    assert web("wait", "web", "--for", "port:80").returncode == 12  # its agent runs no commands
+
+
+def test_a_guest_that_panics_is_not_waited_for_any_longer(kvmctl: Kvmctl) -> None:
+    (kvmctl.directory / "web.toml").write_text(
+        "memory = '16MiB'\nfirmware = 'qboot.rom'\non_crash = 'pause'\n[boot]\nkernel = 'builtin:tiny'\n"
+    )
+    kvmctl.ok("start", "./web.toml")
+    with kvmctl.popen("wait", "web", "--for", "console:never") as waiter:
+        kvmctl.ok("wait", "web", "--for", "console:^READY")
+        with kvmctl.popen("console", "web") as console:
+            assert console.stdin is not None
+            console.stdin.write("p")
+            console.stdin.flush()
+            _, talk = waiter.communicate(timeout=PATIENCE)
+            console.terminate()
+    assert waiter.returncode == 16
+    assert "the guest of 'web' panicked before console:never" in talk
+    kvmctl.ok("kill", "web")
+
+
+def test_a_start_that_waits_for_nothing_pays_for_no_waiting(kvmctl: Kvmctl) -> None:
+    loaded = kvmctl.modules("start", "tiny", "--name", "web")
+    assert not {"kvmctl.runtime.waiting", "kvmctl.guest.sshrun", "kvmctl.runtime.inside"} & loaded
+    kvmctl.ok("kill", "web")

@@ -29,6 +29,7 @@ from kvmctl.host.qemu import qemu_facts  # noqa: E402
 from kvmctl.image import qemuimg  # noqa: E402
 from kvmctl.image.record import Origin  # noqa: E402
 from kvmctl.image.store import Store  # noqa: E402
+from kvmctl.plan.guest import Source, TellGuest  # noqa: E402
 from kvmctl.plan.model import CreateOverlay, Plan, Tap  # noqa: E402
 from kvmctl.plan.paths import ImagePaths, Roots  # noqa: E402
 from kvmctl.plan.share import InputDirectory  # noqa: E402
@@ -36,7 +37,14 @@ from kvmctl.runtime import files, steps  # noqa: E402
 from kvmctl.runtime.prepare import look_at_host  # noqa: E402
 from kvmctl.spec.load import parse  # noqa: E402
 
-SECRETS = {"KQ_VNC_PASSWORD": "secret12", "KQ_ROOT_PASSWORD": "secret"}
+HASH = "$6$saltsalt$0123456789abcdef"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGtDDLIXxnAgmyhMF3YXbS3PcyVBYCmwJo4a+HVDUz3c me"
+SECRETS = {
+    "KQ_VNC_PASSWORD": "secret12",
+    "KQ_ROOT_PASSWORD": "secret",
+    "KQ_HASH": HASH,
+    "KQ_USER_PASSWORD": "secret",
+}
 """What the specs take from the environment."""
 
 
@@ -73,7 +81,7 @@ class HostLacks(Exception):
 
 def plan_in(spec: Path, directory: Path) -> Plan:
     """The plan of `spec` as if it lay in `directory`, for this QEMU: on a host that has everything it must exist."""
-    machine = parse(spec.read_text(), source=spec.name, base=str(directory))
+    machine = parse(spec.read_text(), source=str(spec), base=str(directory))
     roots = Roots(*(str(directory / kind) for kind in ("config", "state", "runtime", "cache")))
     paths = roots.machine(machine.name)
     qemu = qemu_facts(find_qemu(machine.qemu, env=os.environ), cache=None, env=os.environ)
@@ -98,7 +106,11 @@ def make_network(plan: Plan) -> None:
 def make_inputs(plan: Plan) -> None:
     """What the plan wants to be there and does not make itself: images of the right format, kernels, secrets."""
     formats = {disk.path: disk.format for disk in plan.disks}
-    made = {step.path for step in plan.steps}
+    made = {path for step in plan.steps if (path := getattr(step, "path", None))}
+    for step in plan.steps:
+        if isinstance(step, TellGuest):
+            for source in step.first_boot.sources():
+                make_source(source)
     for item in plan.inputs:
         path = Path(item.path)
         if path.exists() or item.path in made:
@@ -115,6 +127,16 @@ def make_inputs(plan: Plan) -> None:
             path.write_text("secret12")
         else:
             shutil.copy(Path(tiny.__file__).with_name("tiny.bin"), path)
+
+
+def make_source(source: Source) -> None:
+    """What the guest is to be told, as far as it is in a file."""
+    if source.kind != "file":
+        return
+    path = Path(source.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    texts = {"password_hash": HASH, "password": "secret", "ssh_keys": KEY}
+    path.write_text(next((text for word, text in texts.items() if word in source.key), "#cloud-config\n{}\n"))
 
 
 def make_images(plan: Plan) -> None:

@@ -12,6 +12,7 @@ import uuid
 import zlib
 from pathlib import Path
 
+import inotify_simple
 import pytest
 
 from kvmctl.errors import HostError, ImageError
@@ -316,3 +317,24 @@ def test_for_root_only_waiting_for_the_disk_is_left_out(tmp_path: Path) -> None:
     argv = [sys.executable, "-I", pretend.__file__, seccomp.syncs_only().hex(), "", "", sys.executable, "-c", script]
     subprocess.run(argv, cwd=tmp_path, check=True)
     assert (tmp_path / "x").is_fifo()
+
+
+def test_name_servers_are_written_as_they_become_known(tmp_path: Path) -> None:
+    script = Path(pretend.__file__).parent / "tree/usr/local/lib/resolv-conf"
+    state, target = tmp_path / "state", tmp_path / "resolv.conf"
+    state.write_text("# private\nOPER_STATE=off\n")
+    with inotify_simple.INotify() as watch:
+        watch.add_watch(str(tmp_path), inotify_simple.flags.MOVED_TO)
+        follower = subprocess.Popen([script, state, target], start_new_session=True)
+        try:
+            for text, wanted in (
+                ("# private\nDNS=10.0.2.3 fec0::3\n", "nameserver 10.0.2.3\nnameserver fec0::3\n"),
+                ("# private\nDNS=10.0.2.4\nDOMAINS=example.org lan\n", "nameserver 10.0.2.4\nsearch example.org lan\n"),
+            ):
+                (tmp_path / "new").write_text(text)
+                (tmp_path / "new").rename(state)
+                while not target.exists() or target.read_text() != wanted:
+                    assert watch.read(timeout=30_000), f"{wanted!r} never came"
+        finally:
+            os.killpg(follower.pid, 15)
+            follower.wait()

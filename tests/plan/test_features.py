@@ -33,7 +33,7 @@ def facts(replies: dict[str, Any]) -> QemuFacts:
 
 
 def test_features_are_those_of_the_version(facts: QemuFacts, version: str) -> None:
-    newer = {Feature.STREAM_RECONNECT_MS, Feature.MMIO_IOTHREAD}
+    newer = {Feature.STREAM_RECONNECT_MS, Feature.MMIO_IOTHREAD, Feature.MIGRATE_FILE, Feature.READONLY_MEMORY}
     expected: dict[str, set[Feature]] = {
         "7.2": set(),
         "10.0": {*newer, Feature.STREAM_RECONNECT},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 
 import pytest
 
@@ -127,8 +126,7 @@ def test_no_word_can_leave_its_quotes() -> None:
 
 
 def test_consoles_and_what_the_monitor_would_be_told_are_remarks() -> None:
-    shown = replace(
-        plan(),
+    shown = plan()._replace(
         consoles=(Console("serial0", "/run/web/console.sock", ""),),
         before_run=(QmpStep("qom-set", {"path": "/x"}),),
     )

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from kvmctl import Machine, Roots
+from kvmctl import Machine, Pool, Roots, Template, create_template
 from kvmctl.runtime import store
 from kvmctl.spec.load import from_mapping
 
@@ -56,3 +56,14 @@ def tiny(name: str = "web", *, cmdline: str = "", **tables: Any) -> Machine:
         **tables,
     }
     return from_mapping(spec, source=f"{name}.toml", base=os.getcwd())
+
+
+async def frozen_tiny(machine: Machine | None = None, *, refresh: bool = False) -> Template:
+    """The template `small` of the tiny guest, frozen when it has said READY."""
+    return await create_template("small", machine or tiny(), until="console:^READY", refresh=refresh)
+
+
+async def use_a_pool() -> None:
+    """Have a fork out of a pool, and ask what it is doing."""
+    async with Pool(await frozen_tiny(), size=2) as pool, pool.lease() as fork:
+        await fork.status()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 
 from kvmctl.plan.helper import Helper
 from kvmctl.plan.model import Plan
@@ -42,4 +41,4 @@ def with_helper(plan: Plan, paths: MachinePaths, script: str = SERVE) -> Plan:
         key="extras[0]",
     )
     connection = keyvals("chardev", "socket", {"id": "extra", "fd": Fd("extra")}, why="test")
-    return replace(plan, helpers=(helper,), options=(*plan.options, connection))
+    return plan._replace(helpers=(helper,), options=(*plan.options, connection))

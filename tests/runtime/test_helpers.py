@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -114,7 +113,7 @@ async def test_stopping_a_machine_leaves_the_helpers_of_its_next_run_alone(plan:
 async def test_the_last_words_of_a_helper_that_fails_are_quoted(bare: Plan, paths: MachinePaths) -> None:
     fragile = with_helper(bare, paths, FAILING)
     vhost = {"driver": "vhost-user-fs-pci", "chardev": "extra", "tag": "x"}
-    broken = replace(fragile, options=(*fragile.options, jsonopt("device", vhost, why="test")))
+    broken = fragile._replace(options=(*fragile.options, jsonopt("device", vhost, why="test")))
     with pytest.raises(kvmctl.LaunchFailed, match=r"the helper of extras\[0\] exited with status 1") as caught:
         await start_plan(broken, paths)
     assert caught.value.detail == "no such luck"
@@ -123,7 +122,7 @@ async def test_the_last_words_of_a_helper_that_fails_are_quoted(bare: Plan, path
 
 async def test_a_helper_that_is_not_there_fails_the_start(plan: Plan, paths: MachinePaths, tmp_path: Path) -> None:
     (helper,) = plan.helpers
-    missing = replace(plan, helpers=(replace(helper, argv=(str(tmp_path / "gone"), *helper.argv[1:])),))
+    missing = plan._replace(helpers=(helper._replace(argv=(str(tmp_path / "gone"), *helper.argv[1:])),))
     with pytest.raises(kvmctl.LaunchFailed, match=r"cannot run the helper for extras\[0\]: No such file"):
         await start_plan(missing, paths)
     assert not os.path.exists(paths.run)

@@ -8,7 +8,6 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +196,7 @@ async def test_a_directory_that_goes_while_the_machine_is_started_fails_the_star
     plan = kvmctl.prepare(tiny(shares=[share(shared)])).plan
     shutil.rmtree(shared)
     with pytest.raises(kvmctl.LaunchFailed) as caught:
-        await start_plan(replace(plan, inputs=()), roots.machine("web"))
+        await start_plan(plan._replace(inputs=()), roots.machine("web"))
     assert "No such file or directory" in caught.value.detail
 
 

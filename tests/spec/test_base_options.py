@@ -211,7 +211,8 @@ def test_the_end_of_a_guest_is_decided_by_the_spec() -> None:
 def test_extra_arguments_come_last_and_in_order() -> None:
     arguments = ["-device", "edu", "-snapshot", "-d", "guest_errors,int", "-trace", "x=1"]
     made = factory.plan(f"extra_args = {arguments}")
-    assert render(made.options, {"qmp": 1, "private": 2, "console": 3, "agent": 4})[-len(arguments) :] == arguments
+    numbers = dict.fromkeys(("qmp", "private", "console", "agent", "transfer"), 1)
+    assert render(made.options, numbers)[-len(arguments) :] == arguments
 
 
 def test_names_and_uuids_are_always_the_same() -> None:

@@ -105,6 +105,13 @@ def test_the_second_virtiofsd_is_told_only_what_it_knows() -> None:
     )
 
 
+def test_submounts_are_told_of_or_not_whichever_is_not_its_own_way() -> None:
+    both = Virtiofsd("/v", frozenset({"--fd", "--shared-dir", "--announce-submounts", "--no-announce-submounts"}), "")
+    for given, word in (("true", "--announce-submounts"), ("false", "--no-announce-submounts")):
+        (helper,) = served(f"submounts = {given}", by=both).helpers
+        assert helper.argv[-1] == word
+
+
 def test_guests_are_told_what_to_mount() -> None:
     made = served('mount = "/mnt/the data"\nread_only = true\n[[shares]]\npath = "x"\ndriver = "9p"\nmount = "/x"')
     told = {item.body["name"]: item.body["string"] for item in factory.options(made, "fw_cfg")}

@@ -21,7 +21,7 @@ from kvmctl.image.build.mirrors import Source
 from kvmctl.image.build.tools import Tools
 from kvmctl.image.build.workspace import Workspace
 
-PACKAGES: Final = (
+_PACKAGES: Final = (
     "systemd-sysv",
     "dbus",
     "libpam-systemd",
@@ -35,7 +35,7 @@ PACKAGES: Final = (
     "linux-image-cloud-amd64",
 )
 """What every image has, besides the essential packages."""
-CLOUD_INIT_PACKAGES: Final = ("cloud-init", "netplan.io")
+_CLOUD_INIT_PACKAGES: Final = ("cloud-init", "netplan.io")
 
 _HERE: Final = os.path.dirname(os.path.abspath(__file__))
 _NODES: Final = "null zero full random urandom tty"
@@ -63,6 +63,12 @@ class Owner:
     path: str
     uid: int
     gid: int
+
+
+def base_packages(suite: str, *, cloud_init: bool) -> list[str]:
+    """What an image of `suite` has without being asked to; later suites have systemd-repart apart from systemd."""
+    repart = () if suite == "bookworm" else ("systemd-repart",)
+    return [*_PACKAGES, *repart, *(_CLOUD_INIT_PACKAGES if cloud_init else ())]
 
 
 def bootstrap(
@@ -161,6 +167,7 @@ def _run(argv: list[str], *, env: dict[str, str], space: Workspace, on_line: Cal
                 on_line(line.rstrip())
         except BaseException:
             process.kill()
+            process.stdout.read()  # until the last of its processes is gone, and with it what it might still write
             raise
     if process.returncode:
         raise explain(said, os.path.dirname(space.path))

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from kvmctl.errors import ImageError
 from kvmctl.image import qemuimg
 from kvmctl.image.build import grub, mirrors
-from kvmctl.image.build.bootstrap import CLOUD_INIT_PACKAGES, PACKAGES, STEPS, bootstrap
+from kvmctl.image.build.bootstrap import STEPS, base_packages, bootstrap
 from kvmctl.image.build.disk import Layout, make_disk
 from kvmctl.image.build.mirrors import Source
 from kvmctl.image.build.tools import Tools, check_host, unpack_tools
@@ -34,7 +34,7 @@ CLOUD_CONFIG: Final = """\
 datasource_list: [NoCloud, ConfigDrive, None]
 """
 
-_NEEDED_SPACE: Final = 2 << 30
+_NEEDED_SPACE: Final = 3 << 29
 _PACKAGE: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 
 OnProgress: TypeAlias = Callable[["BuildProgress"], None]
@@ -84,7 +84,7 @@ def build_debian(
     """
     suite = mirrors.check_suite(suite or mirrors.own_suite(_os_release()))
     layout = Layout.fresh(size)
-    wanted = [*PACKAGES, *(CLOUD_INIT_PACKAGES if cloud_init else ()), *map(_check_package, packages)]
+    wanted = [*base_packages(suite, cloud_init=cloud_init), *map(_check_package, packages)]
     check_host()
     steps = _Steps(on_progress)
     with workspace(work) as space:
@@ -93,7 +93,7 @@ def build_debian(
         apt = Apt(Path(space.file("apt")))
         tools = unpack_tools(apt, space.file("tools"))
         sources = _find_sources(apt, suite=suite, mirror=mirror, tools=tools)
-        settings = [*apt.settings("Acquire::http"), *apt.settings("Acquire::https")]
+        settings = apt.settings("Acquire::http")  # and https: which proxy to go through
         owners = bootstrap(
             space, suite=suite, sources=sources, packages=wanted, settings=settings, tools=tools, on_line=steps.hear
         )

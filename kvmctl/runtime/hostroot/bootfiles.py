@@ -48,7 +48,8 @@ def _find(record: str) -> BootFiles | None:
         with open(record, encoding="utf-8") as file:
             kept = json.load(file)
         if all(_stamp(path) == [path, *stamp] for path, *stamp in kept["made_of"]) and kept["groups"] == _groups():
-            found = BootFiles(**kept["files"])
+            missing = {group: tuple(names) for group, names in kept["files"].pop("missing").items()}
+            found = BootFiles(**kept["files"], missing=missing)
             if os.path.exists(found.kernel) and os.path.exists(found.initramfs):
                 return found
     return None

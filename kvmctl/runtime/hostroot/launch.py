@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
 
 from kvmctl.errors import HostError, ImageError, SpecError
 from kvmctl.guest.init.session import Input, Session, Terminal
@@ -66,12 +65,9 @@ async def _launch(machine: Machine, stack: AsyncExitStack, *, roots: Roots) -> V
         raise
 
 
-_PLAIN: Final = HostRoot()
-
-
 async def run_host_root(
     argv: Sequence[str],
-    wanted: HostRoot = _PLAIN,
+    wanted: HostRoot,
     *,
     env: Mapping[str, str] | None = None,
     user: str | None = None,

@@ -6,13 +6,12 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from errno import EINVAL, ENODEV
 from typing import Final
 
 from kvmctl.errors import AgentError, HostError, NotRunning
 from kvmctl.guest.init.session import Failed, Input, Order, Refused, Session, Terminal, exit_code
-from kvmctl.guest.run import KEEP_MAX, ExecResult, OnOutput
+from kvmctl.guest.run import ExecResult, OnOutput, Sink
 from kvmctl.runtime.hostroot.bootfiles import BootFiles
 from kvmctl.runtime.hostroot.setting import HostRoot, settings_of
 from kvmctl.runtime.hostroot.users import User, caller, environment, find_user
@@ -24,23 +23,6 @@ _EVIDENCE: Final = 3000
 _PANIC: Final = "Kernel panic"
 _NO_DRIVER: Final = r"kvmctl: cannot find the driver \S*/([\w-]+)"
 """What init says on the console where it can't say it to us."""
-
-
-@dataclass(slots=True)
-class _Output:
-    """Where one stream goes: to the callback, or into memory up to `KEEP_MAX`."""
-
-    callback: OnOutput | None
-    kept: bytearray = field(default_factory=bytearray)
-    is_cut: bool = False
-
-    def put(self, data: bytes) -> None:
-        if self.callback is not None:
-            self.callback(data)
-            return
-        room = KEEP_MAX - len(self.kept)
-        self.kept += data[:room]
-        self.is_cut |= len(data) > room
 
 
 class HostRootVm:
@@ -83,7 +65,7 @@ class HostRootVm:
         `directory` is a path in the guest. Raises AgentError, NotFound; NotRunning where the machine ends before it.
         """
         _check(argv)
-        out, err = _Output(on_stdout), _Output(on_stderr)
+        out, err = Sink(on_stdout), Sink(on_stderr)
         order = self._order(argv, env=env, directory=directory, user=user, terminal=terminal)
         async with self._turn, self._told_of_its_end():
             try:
@@ -93,7 +75,7 @@ class HostRootVm:
                 err.put(f"kvmctl: cannot {refused}\n".encode())
             else:
                 code, signal = exit_code(status)
-        return ExecResult(code, signal, bytes(out.kept), bytes(err.kept), truncated=out.is_cut or err.is_cut)
+        return ExecResult(code, signal, out.kept, err.kept, truncated=out.truncated or err.truncated)
 
     def signal(self, number: int) -> None:
         """Send a signal to the command that runs, if one does, and to its process group."""

@@ -1,0 +1,90 @@
+"""``kvmctl fork``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import quantiles
+from typing import Annotated, Final
+
+import typer
+
+import kvmctl
+from kvmctl import Profile, Template, load_template
+from kvmctl.cli import output, session
+from kvmctl.cli.arguments import TemplateName
+from kvmctl.cli.output import Column
+
+_STAGES: Final = {
+    "spawned": "QEMU started",
+    "greeted": "QEMU answered",
+    "loaded": "state loaded",
+    "running": "running",
+    "renewed": "guest renewed",
+}
+
+
+def fork(
+    template: TemplateName,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The machine's name; else the template's and a number.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=10000, metavar="N", help="Start so many.")] = 1,
+    hostnames: Annotated[
+        bool, typer.Option("--hostname", help="Call each guest as its machine; else they are called as it was.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Only measure: fork, run `true`, and print how long it took.")
+    ] = False,
+) -> None:
+    """Start machines that go on where a template was frozen.
+
+    Each has memory and disks of its own, copy-on-write, fresh random numbers, the time of now, and ports of the host
+    that QEMU chooses (kvmctl show NAME). All of them are started, or none. Their names are printed; like others they
+    run until they power off or somebody stops them, and kvmctl rm removes what is left.
+
+    \b
+    kvmctl fork web
+    kvmctl fork web test --count 20
+    kvmctl fork web --profile --count 20
+    """
+    found = load_template(template)
+    if profile:
+        _print_profiles(session.run(_measure(found, count)))
+        return
+    names = _names(template, name, count)
+    session.run(found.fork_detached(names, hostnames=hostnames))
+    for each in names:
+        output.emit(each)
+
+
+def _names(template: str, name: str | None, count: int) -> list[str]:
+    """The names of the forks: the one given, with a number where there are several, else the next that are free."""
+    if name is not None:
+        return [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
+    taken = set(kvmctl.machine_names())
+    free = (word for number in range(1, len(taken) + count + 1) if (word := f"{template}-{number}") not in taken)
+    return [next(free) for _ in range(count)]
+
+
+async def _measure(template: Template, count: int) -> list[tuple[Profile, float]]:
+    """How long each of `count` forks took, one after the other, and when its guest had run a command."""
+    found = []
+    for _ in range(count):
+        async with await template.fork() as vm:
+            if template.record.renew is not None:
+                await vm.exec(["true"])
+            found.append((vm.profile, vm.profile.now()))
+    return found
+
+
+def _print_profiles(found: list[tuple[Profile, float]]) -> None:
+    columns = (Column("STAGE"), Column("P50 MS", right=True), Column("P95 MS", right=True))
+    rows = [(title, [getattr(profile, stage) for profile, _ in found]) for stage, title in _STAGES.items()]
+    rows.append(("first exec done", [seconds for _, seconds in found]))
+    output.print_table(columns, [[title, *_percentiles(times)] for title, times in rows if any(times)])
+
+
+def _percentiles(times: list[float]) -> Iterator[str]:
+    cuts = quantiles(times, n=20, method="inclusive") if len(times) > 1 else [times[0]] * 19
+    for cut in (cuts[9], cuts[18]):
+        yield f"{cut * 1000:.1f}"

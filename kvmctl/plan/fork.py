@@ -1,0 +1,210 @@
+"""The plan of a fork: a frozen machine's own plan, on its memory and disks copy-on-write. Pure.
+
+A fork's plan is decided once, when the machine is frozen; forking only gives it its name, its identity and its
+directories (`place`), which takes no compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from posixpath import join
+from typing import Any, Final, TypeVar
+
+from kvmctl.plan.features import Feature
+from kvmctl.plan.layers import CopyImage, SharedLock
+from kvmctl.plan.model import CopySecret, Input, OpenFile, Plan, QmpStep, Step, StoreSecret
+from kvmctl.plan.option import Fd, Option, Value, jsonopt, text
+from kvmctl.plan.paths import MachinePaths
+from kvmctl.plan.share import InputDirectory
+from kvmctl.plan.template_paths import TemplatePaths
+
+IGNORE_SHARED: Final = {"capability": "x-ignore-shared", "state": True}
+"""The migration capability that leaves out memory which is a shared file: it is there already."""
+EVENTS: Final = {"capability": "events", "state": True}
+"""The one by which QEMU tells how far it is."""
+_WHY: Final = "default: a fork goes on where its template was frozen"
+_STATE: Final = "device-state"
+_PLACE: Final = MachinePaths("fork", "/fork/run", "/fork/state")
+"""Stands for a fork's own directories in the plan that all forks of a template have in common."""
+
+_DISKS: Final = "/fork/disks"
+"""Stands for the directory of what a fork writes of its disks."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A writable disk of a template, which its forks have an overlay on."""
+
+    node: str
+    path: str
+    format: str
+    blank: str
+    """The empty overlay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Where a machine was booted to be frozen, and where what was frozen is to be found."""
+
+    booted: MachinePaths
+    made: TemplatePaths
+    final: TemplatePaths
+
+
+def layers(plan: Plan, where: Frozen) -> tuple[Layer, ...]:
+    """The writable disks of a template's plan, its UEFI variables among them."""
+    formats = {option.body["file"]: option for option in _nodes(plan) if "file" in option.body}
+    return tuple(
+        _layer(option, formats[option.body["node-name"]], where)
+        for option in _nodes(plan)
+        if str(option.body.get("filename", "")).startswith(f"{where.made.directory}/") and not option.body["read-only"]
+    )
+
+
+def _layer(storage: Option, image: Option, where: Frozen) -> Layer:
+    node = str(image.body["node-name"])
+    path = str(storage.body["filename"]).replace(where.made.directory, where.final.directory, 1)
+    return Layer(node, path, str(image.body["driver"]), where.final.blank(node))
+
+
+def fork_plan(plan: Plan, *, where: Frozen, features: frozenset[Feature]) -> Plan:
+    """The plan that the forks of a template have in common, from the one the template was booted by; see `place`."""
+    own = layers(plan, where)
+    plan = _moved(plan, {where.booted.run: _PLACE.run, where.made.directory: where.final.directory})
+    uri, source = _incoming(where.final, features)
+    return plan._replace(
+        options=(*_options(plan, own, features), text("incoming", "defer", why=_WHY)),
+        fds=(*plan.fds, SharedLock("template", where.final.lock, "template"), *source),
+        steps=(*_steps(plan), *(CopyImage(layer.blank, _overlay(layer), "template") for layer in own)),
+        inputs=tuple(_inputs(plan, own)),
+        disks=tuple(
+            disk._replace(path=_overlay(layer), format="qcow2") if (layer := _find(own, disk.node)) else disk
+            for disk in plan.disks
+        ),
+        before_run=(
+            *plan.before_run,
+            QmpStep("migrate-set-capabilities", {"capabilities": [IGNORE_SHARED, EVENTS]}, why=_WHY),
+            QmpStep("migrate-incoming", {"uri": uri}, why=_WHY),
+        ),
+        template=where.final.name,
+        warnings=(),
+    )
+
+
+def place(plan: Plan, paths: MachinePaths, *, uuid: str) -> Plan:
+    """The fork's plan for one fork: its name, its directories, its UUID."""
+    plan = _moved(plan, {_PLACE.run: paths.run, _PLACE.state: paths.state, _DISKS: paths.disks})
+    options = tuple(_identified(option, paths.name, uuid) for option in plan.options)
+    return plan._replace(name=paths.name, uuid=uuid, options=options)
+
+
+def _identified(option: Option, name: str, uuid: str) -> Option:
+    match option.flag:
+        case "name":
+            return replace(option, body={**option.body, "guest": name}, why="default: the fork's own")
+        case "uuid":
+            return text("uuid", uuid, why="default: the fork's own")
+        case _:
+            return option
+
+
+def _incoming(template: TemplatePaths, features: frozenset[Feature]) -> tuple[str | Fd, tuple[OpenFile, ...]]:
+    """Where the devices' state is read from. QEMU opens it where it can; the rest is handed a descriptor."""
+    if Feature.MIGRATE_FILE in features:
+        return f"file:{template.device_state}", ()
+    return Fd(_STATE, "fd:"), (OpenFile(_STATE, template.device_state, "read", "template"),)
+
+
+def _options(plan: Plan, own: tuple[Layer, ...], features: frozenset[Feature]) -> Iterator[Option]:
+    for option in plan.options:
+        match option.flag:
+            case "object" if option.body.get("id") == "ram":
+                # Taking all of it before the machine runs would copy every page.
+                private: dict[str, Value] = {"share": False, "prealloc": False}
+                sealed: dict[str, Value] = {}
+                if Feature.READONLY_MEMORY in features:
+                    sealed = {"readonly": True, "rom": "off"}
+                yield replace(option, body={**option.body, **private, **sealed})
+            case "blockdev":
+                yield from _block_node(option, own)
+            case _:
+                yield option
+
+
+def _block_node(option: Option, own: tuple[Layer, ...]) -> Iterator[Option]:
+    """A node as it is; of a layer, its storage is the overlay and its image has the frozen one below it."""
+    node = str(option.body["node-name"])
+    if layer := _find(own, node):
+        below: dict[str, Value] = {"node-name": f"{node}-frozen", "file": f"{node}-frozen-file", "read-only": True}
+        storage: dict[str, Value] = {
+            "driver": "file",
+            "node-name": f"{node}-frozen-file",
+            "filename": layer.path,
+            "read-only": True,
+        }
+        yield jsonopt("blockdev", storage, why=option.why)
+        yield jsonopt("blockdev", {"driver": layer.format, **below}, why=option.why)
+        yield replace(option, body={**option.body, "driver": "qcow2", "backing": f"{node}-frozen"})
+    elif layer := next((item for item in own if item.path == option.body.get("filename")), None):
+        yield replace(option, body={**option.body, "filename": _overlay(layer)})
+    else:
+        yield option
+
+
+def _steps(plan: Plan) -> Iterator[Step]:
+    """Secrets are made for every run; all else was made with the template."""
+    yield from (step for step in plan.steps if isinstance(step, StoreSecret | CopySecret))
+
+
+def _inputs(plan: Plan, own: tuple[Layer, ...]) -> Iterator[Input | InputDirectory]:
+    """What a fork reads of the host, as its template did; its disks' layers are the template's own affair."""
+    mine = {layer.path for layer in own}
+    yield from (item for item in plan.inputs if item.path not in mine)
+
+
+def _overlay(layer: Layer) -> str:
+    return join(_DISKS, f"{layer.node}.qcow2")
+
+
+def _find(own: tuple[Layer, ...], node: object) -> Layer | None:
+    return next((layer for layer in own if layer.node == node), None)
+
+
+def _nodes(plan: Plan) -> Iterator[Option]:
+    return (option for option in plan.options if option.flag == "blockdev")
+
+
+def _moved(plan: Plan, directories: Mapping[str, str]) -> Plan:
+    """`plan` with every path below one of `directories` below the other; ``unix:`` may stand before it."""
+
+    def move(word: str) -> str:
+        for old, new in directories.items():
+            before, found, after = word.partition(old)
+            if found and before in {"", "unix:"} and after[:1] in {"", "/"}:
+                return f"{before}{new}{after}"
+        return word
+
+    return _map_words(plan._replace(spec={}), move)._replace(spec=plan.spec)
+
+
+def _map_words(value: T, change: Callable[[str], str]) -> T:
+    """`value` with every string in it changed, however deep."""
+    found: Any = value
+    match found:
+        case str():
+            found = change(found)
+        case _ if names := getattr(found, "_fields", None):
+            found = found._replace(**{name: _map_words(getattr(found, name), change) for name in names})
+        case tuple() | list():
+            found = type(found)(_map_words(item, change) for item in found)
+        case Mapping():
+            found = {key: _map_words(item, change) for key, item in found.items()}
+        case _ if is_dataclass(found) and not isinstance(found, type):
+            found = replace(
+                found, **{item.name: _map_words(getattr(found, item.name), change) for item in fields(found)}
+            )
+    mapped: T = found
+    return mapped

@@ -1,0 +1,219 @@
+"""Templates in the hand, and their forks: machines that go on where a template was frozen, copy-on-write.
+
+What a fork is was decided when its template was made; here it is given a name, a directory and an identity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from kvmctl.errors import AlreadyRunning
+from kvmctl.guest.agent import Agent
+from kvmctl.plan.captive import tie
+from kvmctl.plan.fork import place
+from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.plan.template_paths import TemplatePaths
+from kvmctl.runtime import definitions, store, template, unfinished
+from kvmctl.runtime.begin import begin
+from kvmctl.runtime.journal import Journal
+from kvmctl.runtime.raising import Profile, Raised, check_room, finish
+from kvmctl.runtime.sockets import connect_unix
+from kvmctl.runtime.template import Record
+from kvmctl.runtime.vm import Vm
+
+_NO_RENEWAL: Final = (
+    "no way was found to renew the guest: all forks begin with the same random numbers, and with the time of their "
+    "template, unless the guest's kernel has a driver for the generation ID device"
+)
+
+
+class Fork(Vm):
+    """A fork of a template, for as long as this process lives or until it is disposed of.
+
+    As a context manager it is disposed of at the end. The agent's channel is held open, from the renewal of the guest
+    to the first use: an agent that nobody is connected to sleeps for up to 0.1 s.
+    """
+
+    def __init__(self, raised: Raised, journal: Journal) -> None:
+        beginning = raised.beginning
+        super().__init__(
+            beginning.plan,
+            beginning.paths,
+            beginning.child.process,
+            journal,
+            monitor=raised.monitor,
+            child=beginning.child,
+            claim=beginning.claim,
+        )
+        self.profile = raised.profile
+        """How long the fork took."""
+        self._warm = raised.warm
+        self._is_renewed = raised.profile.renewed > 0
+
+    def agent(self) -> Agent:
+        """The guest's agent. Raises AgentError where the machine has no channel for one."""
+        super().agent()
+        return Agent(self._connect_agent)
+
+    def _connect_agent(self) -> socket.socket:
+        warm, self._warm = self._warm, None
+        return warm or connect_unix(self.paths.agent)
+
+    async def wait_for_agent(self) -> None:
+        """Wait until the guest's agent answers, which it has done where it renewed the guest."""
+        if not self._is_renewed:
+            await super().wait_for_agent()
+
+    async def close(self) -> None:
+        """Dispose of it: a fork that this process holds is good for nothing without it."""
+        await self.dispose()
+
+    async def dispose(self) -> None:
+        """End the fork and leave nothing of it."""
+        if self._warm is not None:
+            self._warm.close()
+            self._warm = None
+        try:
+            if self._owner == os.getpid() and self.is_alive:
+                await self.kill()  # nothing on its disks is for anybody
+        finally:
+            await super().dispose()
+
+
+@dataclass(slots=True)
+class Template:
+    """A frozen machine to be forked."""
+
+    paths: TemplatePaths
+    roots: Roots
+    record: Record
+    _stamp: list[int]
+    is_new: bool = False
+    """It was made just now, and was not there already."""
+
+    @property
+    def name(self) -> str:
+        """The template's name."""
+        return self.paths.name
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is worth knowing of its forks."""
+        if self.record.renew is not None:
+            return ()
+        return (_NO_RENEWAL,)
+
+    async def fork(self, *, name: str | None = None, hostname: str = "") -> Fork:
+        """A machine that runs where the template was frozen, and ends with this process or when it is disposed of.
+
+        Its guest has fresh random numbers and the time of now, and is called `hostname` where one is given. Raises
+        NotFound, TemplateMisfit, TemplateDamaged, AlreadyRunning, and what starting a machine raises.
+        """
+        called = name or f"{self.name[:57]}-{secrets.token_hex(3)}"
+        paths = self.roots.machine(called, ephemeral=True)
+        raised = await self._raise(paths, is_captive=True, hostname=hostname)
+        with ExitStack() as stack:
+            try:
+                journal = stack.enter_context(Journal(paths))
+            except BaseException as error:
+                raised.fail(error)
+                raise
+            stack.pop_all()
+        raised.beginning.succeed()
+        return Fork(raised, journal)
+
+    async def fork_detached(self, names: Sequence[str], *, hostnames: bool = False) -> list[Profile]:
+        """Machines of these names that go on when this process ends: all of them, or none.
+
+        With `hostnames` each guest is called as its machine. Raises what `fork` raises, and HostError and StateError
+        where there is not enough memory or space for all of them, before the first is started.
+        """
+        store.sweep(self.roots)
+        check_room(self.record.plan, self.roots, count=len(names))
+        for name in names:
+            self._check_free(name)
+        raised: list[Raised] = []
+        limit = asyncio.Semaphore(os.cpu_count() or 1)
+
+        async def raise_one(name: str) -> None:
+            async with limit:
+                paths = self.roots.machine(name, ephemeral=True)
+                hostname = name if hostnames else ""
+                raised.append(await self._raise(paths, is_captive=False, hostname=hostname))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name in names:
+                    group.create_task(raise_one(name))
+        except BaseException as error:  # noqa: BLE001  # raised again, out of its group
+            cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
+            for item in raised:
+                item.fail(cause)
+            raise cause from None
+        for item in raised:
+            item.let_go()
+        return [item.profile for item in raised]
+
+    def check(self) -> None:
+        """See that the template is whole and fits. Raises NotFound, TemplateMisfit, TemplateDamaged."""
+        self._reload()
+        template.check(self.paths, self.record)
+
+    def _reload(self) -> None:
+        """Read the record again where it is another one: the template was made anew."""
+        found = _record_stamp(self.paths)
+        if found != self._stamp:
+            self.record, self._stamp = template.load_record(self.paths), found
+
+    def _check_free(self, name: str) -> None:
+        """Raises AlreadyRunning where there is a machine of that name, whatever it does."""
+        paths = self.roots.machine(name, ephemeral=True)
+        if store.is_alive(paths):
+            raise store.already_running(paths)
+        if definitions.is_defined(name, self.roots) or os.path.lexists(self.roots.machine(name).state):
+            raise AlreadyRunning(f"there is a machine {name!r}", hint=f"Choose another name, or: kvmctl rm {name}")
+
+    async def _raise(self, paths: MachinePaths, *, is_captive: bool, hostname: str) -> Raised:
+        profile = Profile()
+        with self._held():
+            self.check()
+            plan = place(self.record.plan, paths, uuid=str(uuid.uuid4()))
+            plan = tie(plan, self.record.tie) if is_captive else plan
+            beginning = begin(plan, paths, is_captive=is_captive)
+        profile.spawned = profile.now()
+        return await finish(beginning, profile, template=self.name, command=self.record.renew, hostname=hostname)
+
+    def _held(self) -> ExitStack:
+        """The template, which nobody removes meanwhile. Raises NotFound, Busy."""
+        stack = ExitStack()
+        try:
+            stack.enter_context(unfinished.shared(self.paths))
+        except FileNotFoundError:
+            template.load_record(self.paths)
+            raise template.unknown(self.paths) from None
+        return stack
+
+
+def load_template(name: str, *, roots: Roots | None = None) -> Template:
+    """The template `name`, found to be whole and to fit. Raises NotFound, TemplateMisfit, TemplateDamaged."""
+    roots = roots or store.find_roots()
+    paths = roots.template(name)
+    stamp = _record_stamp(paths)
+    found = Template(paths, roots, template.load_record(paths), stamp)
+    found.check()
+    return found
+
+
+def _record_stamp(paths: TemplatePaths) -> list[int]:
+    with suppress(OSError):
+        status = os.stat(paths.record)
+        return [status.st_ino, status.st_mtime_ns]
+    return []

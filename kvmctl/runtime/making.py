@@ -1,0 +1,253 @@
+"""Making a template: boot a machine, bring it to where its forks are to begin, freeze it.
+
+It is made aside and renamed when it is whole. Made again of the same, it is left as it is: a template is known by all
+that it was made of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from kvmctl.compile import compile_plan
+from kvmctl.errors import KvmctlError, NotFound, StateError, TemplateMisfit
+from kvmctl.guest.renew import install
+from kvmctl.guest.turn import Turn
+from kvmctl.host.identity import identify
+from kvmctl.image import qemuimg
+from kvmctl.plan.captive import Tie, tie
+from kvmctl.plan.facts import QemuFacts
+from kvmctl.plan.features import Feature
+from kvmctl.plan.fork import Frozen, fork_plan, layers
+from kvmctl.plan.model import CreateOverlay, Input, Plan
+from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.plan.share import InputDirectory
+from kvmctl.plan.template import template_plan
+from kvmctl.runtime import deferred, files, frozen, store, template, unfinished
+from kvmctl.runtime import start as starting
+from kvmctl.runtime.events import derive
+from kvmctl.runtime.fork import Template, load_template
+from kvmctl.runtime.journal import read_events
+from kvmctl.runtime.prepare import find_tie, load_machine, look_at_host, look_at_qemu
+from kvmctl.runtime.raising import renewal
+from kvmctl.runtime.template import Record, Source
+from kvmctl.runtime.until import Until, parse_until, wait_until
+from kvmctl.runtime.vm import Vm
+from kvmctl.spec.machine import Machine
+
+_ROOM: Final = 64 << 20
+"""Bytes of disk that a template takes besides its memory, at least."""
+_TAIL: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """What is to be made, decided."""
+
+    plan: Plan
+    qemu: QemuFacts
+    tie: Tie
+    where: Frozen
+    until: Until
+    source: Source
+    keys: dict[str, str]
+
+
+async def create_template(
+    name: str,
+    machine: Machine | str | os.PathLike[str],
+    *,
+    until: str | None = None,
+    run: Sequence[str] = (),
+    refresh: bool = False,
+    roots: Roots | None = None,
+) -> Template:
+    """The template `name` of `machine`, a spec, or the name or file of one; made unless it is there already.
+
+    The machine is booted, `until` is waited for (``agent``, which is the default, ``console:REGEX`` or ``port:N``), the
+    shell commands `run` are run in its guest, and it is frozen. Raises SpecError where the machine has what can't be
+    forked; TemplateMisfit where there is a template of that name that was made of something else, or does not fit any
+    more, and TemplateDamaged where it is broken, unless `refresh` is asked for; Busy where it is in use or being made;
+    KvmctlError where a command fails; and what running a machine raises.
+    """
+    roots = roots or store.find_roots()
+    unfinished.sweep(roots)
+    loaded = load_machine(machine, roots=roots)
+    making = await asyncio.to_thread(_decide, name, loaded, until=until, run=tuple(run), roots=roots)
+    if not refresh and (found := _find_same(making, roots)):
+        return found
+    _check_space(making.plan, roots)
+    with unfinished.make(making.where.made):
+        renew = await _boot_and_freeze(making)
+        await asyncio.to_thread(_seal, making, renew)
+        unfinished.finish(making.where.made, making.where.final)
+    found = load_template(name, roots=roots)
+    found.is_new = True
+    return found
+
+
+def _decide(name: str, machine: Machine, *, until: str | None, run: tuple[str, ...], roots: Roots) -> _Making:
+    """Look at the host, compile, and find all that the template is made of. Raises SpecError, HostError."""
+    made, final = roots.unfinished_template(name), roots.template(name)
+    called = f"{name[:57]}-{secrets.token_hex(3)}"
+    booted = MachinePaths(called, run=roots.machine(called).run, state=made.directory, images=roots.images)
+    host, qemu = look_at_host(machine, roots=roots), look_at_qemu(machine, roots)
+    plan = compile_plan(machine, host=host, qemu=qemu, paths=booted, name=name)
+    plan = template_plan(plan, machine=booted, template=made, generation_id="vmgenid" in qemu.devices)
+    awaited = parse_until(until) if until is not None else _default_until(plan)
+    keys = {item.path: item.key for item in plan.inputs if _is_read(item)}
+    keys |= {deferred.image_file(step): step.key for step in plan.steps if isinstance(step, CreateOverlay)}
+    source = Source(
+        spec={key: value for key, value in plan.spec.items() if key != "name"},
+        inputs=_digests(keys, final.name, roots),
+        qemu=qemu.path,
+        qemu_identity=identify(qemu.path, env=os.environ),
+        qemu_version=qemu.version_text,
+        machine_type=plan.machine_type,
+        cpu=template.host_cpu(plan.accel),
+        until=str(awaited),
+        commands=run,
+    )
+    return _Making(plan, qemu, find_tie(host, qemu), Frozen(booted, made, final), awaited, source, keys)
+
+
+def _default_until(plan: Plan) -> Until:
+    if plan.guest.agent is None:
+        raise KvmctlError(
+            f"machine {plan.name!r} has no channel to a guest agent to wait for", hint="Say how: --until console:REGEX"
+        )
+    return Until("agent")
+
+
+def _is_read(item: Input | InputDirectory) -> bool:
+    """Whether it is a file whose contents the machine is made of."""
+    with suppress(OSError):
+        return isinstance(item, Input) and not item.writable and stat.S_ISREG(os.stat(item.path).st_mode)
+    return False
+
+
+def _digests(keys: dict[str, str], name: str, roots: Roots) -> dict[str, str]:
+    """The digests of all that is read; those that a template of that name has, where nothing was touched since."""
+    known: dict[str, str] = {}
+    with suppress(KvmctlError):
+        known = dict(template.verified_inputs(roots.template(name)))
+    return {path: known.get(path) or frozen.digest(path) for path in sorted(keys)}
+
+
+def _find_same(making: _Making, roots: Roots) -> Template | None:
+    """The template that is there already, if it was made of the same; None where there is none.
+
+    Raises TemplateMisfit, TemplateDamaged.
+    """
+    final = making.where.final
+    try:
+        found = template.load_record(final)
+    except NotFound:
+        return None
+    different = list(_differences(found.source, making.source))
+    if different:
+        raise TemplateMisfit(
+            f"template {final.name!r} was made of something else",
+            detail="\n".join(different),
+            hint="Choose another name, or make it anew: --refresh",
+        )
+    return load_template(final.name, roots=roots)
+
+
+def _differences(old: Source, new: Source) -> Iterator[str]:
+    for key in sorted({*old.spec, *new.spec}):
+        if old.spec.get(key) != new.spec.get(key):
+            yield f"  {key} is another one"
+    for path in sorted({*old.inputs, *new.inputs}):
+        if old.inputs.get(path) != new.inputs.get(path):
+            yield f"  {path!r} is another one"
+    if (old.qemu, old.qemu_identity) != (new.qemu, new.qemu_identity):
+        yield f"  QEMU was {old.qemu!r} {old.qemu_version}, and is {new.qemu!r} {new.qemu_version}"
+    for field in ("machine_type", "cpu", "until", "commands"):
+        if getattr(old, field) != getattr(new, field):
+            yield f"  {field.replace('_', ' ')} was {getattr(old, field)!r}, and is {getattr(new, field)!r}"
+
+
+def _check_space(plan: Plan, roots: Roots) -> None:
+    """A guest whose memory finds no room on the disk is killed in the middle of its work."""
+    files.make_private_dir(roots.templates)
+    room = os.statvfs(roots.templates)
+    free, needed = room.f_bavail * room.f_frsize, plan.memory + _ROOM
+    if free < needed:
+        raise StateError(
+            f"a template takes up to {needed >> 20} MiB, and {roots.templates!r} has {free >> 20} MiB left",
+            hint="Free some space, give the machine less memory, or point KVMCTL_STATE_DIR elsewhere.",
+        )
+
+
+async def _boot_and_freeze(making: _Making) -> tuple[str, ...] | None:
+    """Run the machine to where it is frozen; the command that renews its guest."""
+    async with starting.run_plan(tie(making.plan, making.tie), making.where.booted) as vm:
+        await wait_until(vm, making.until)
+        for command in making.source.commands:
+            await _run(vm, command)
+        path = making.where.made.device_state
+        if not _has_agent(vm):
+            await frozen.freeze(vm, path, features=making.qemu.features)
+            return None
+        async with Turn(vm.agent()) as turn:
+            renew = await install(turn, renewal())
+            await turn.execute("guest-ping")  # connected to us, it is frozen awake: see `Fork`
+            await frozen.freeze(vm, path, features=making.qemu.features)
+            return renew
+
+
+def _has_agent(vm: Vm) -> bool:
+    """Whether there is an agent to be asked for anything: one on a serial port tells nobody."""
+    return vm.plan.guest.agent == "serial" or derive(read_events(vm.paths)).agent_open
+
+
+async def _run(vm: Vm, command: str) -> None:
+    result = await vm.exec(["/bin/sh", "-c", command])
+    if result.exit_code:
+        output = (result.stdout + result.stderr)[-_TAIL:].decode(errors="replace")
+        raise KvmctlError(f"{command!r} failed in the guest with status {result.exit_code}", detail=output.strip())
+
+
+def _seal(making: _Making, renew: tuple[str, ...] | None) -> None:
+    """Everything that makes a template of what was frozen: overlays, digests, the record. Raises StateError."""
+    made = making.where.made
+    program = qemuimg.find_qemu_img(making.plan.qemu)
+    for layer in layers(making.plan, making.where):
+        here = layer.path.replace(making.where.final.directory, made.directory, 1)
+        size = qemuimg.virtual_size(program, here, image_format=layer.format)
+        blank = made.blank(layer.node)
+        files.make_private_dir(os.path.dirname(blank))
+        qemuimg.create_layer(program, blank, backing=layer.path, backing_format=layer.format, size=size)
+    own = list(template.used_files(made))
+    for name in own:
+        _close_off(os.path.join(made.directory, name), making)
+    record = Record(
+        source=making.source,
+        plan=fork_plan(making.plan, where=making.where, features=making.qemu.features),
+        tie=making.tie,
+        renew=renew,
+        files={name: frozen.digest(os.path.join(made.directory, name)) for name in own},
+        keys=making.keys,
+        created=time.time(),
+        warnings=making.plan.warnings,
+    )
+    files.write_atomic(made.record, record.dumps().encode())
+
+
+def _close_off(path: str, making: _Making) -> None:
+    """On the disk, and read-only, where QEMU lets it be: without READONLY_MEMORY it opens the memory for writing."""
+    is_opened_for_writing = path == making.where.made.memory and Feature.READONLY_MEMORY not in making.qemu.features
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+        os.fchmod(descriptor, 0o600 if is_opened_for_writing else 0o400)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,160 @@
+"""Bringing up a fork: QEMU is started, loads what was frozen, runs, and its guest is renewed before anybody sees it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from kvmctl.errors import HostError, MonitorLost, StateError
+from kvmctl.guest.agent import Agent
+from kvmctl.guest.renew import SEED_BYTES, Renewal, renew
+from kvmctl.guest.turn import Turn
+from kvmctl.plan.layers import CopyImage
+from kvmctl.plan.model import Plan
+from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.runtime import deferred, observe
+from kvmctl.runtime.begin import Beginning
+from kvmctl.runtime.handshake import bring_up
+from kvmctl.runtime.journal import Journal, read_events
+from kvmctl.runtime.monitor import Monitor
+from kvmctl.runtime.sockets import connect_unix
+
+FORKED: Final = "KVMCTL_FORKED"
+"""kvmctl's own event in a fork's journal: what its guest was given, before anybody got to see the fork."""
+MEMORY: Final = 40 << 20
+"""Bytes that a fork takes for itself, at least: what QEMU writes, and what its guest does at once."""
+
+
+@dataclass(slots=True)
+class Profile:
+    """When a fork had come how far, in seconds since it was asked for; 0 for what it did not do."""
+
+    began: float = field(default_factory=time.time)
+    """The clock's time, seconds since the epoch."""
+    spawned: float = 0.0
+    """QEMU was started."""
+    greeted: float = 0.0
+    """It answered."""
+    loaded: float = 0.0
+    """The frozen state was its own."""
+    running: float = 0.0
+    """Its CPUs ran."""
+    renewed: float = 0.0
+    """Its guest had random numbers and the time."""
+
+    def now(self) -> float:
+        """Seconds since it was asked for."""
+        return time.time() - self.began
+
+
+@dataclass(slots=True)
+class Raised:
+    """A fork that runs and is renewed, and that nobody depends on yet."""
+
+    beginning: Beginning
+    profile: Profile
+    monitor: Monitor | None = None
+    warm: socket.socket | None = None
+    """The connection to its agent."""
+
+    def close_warm(self) -> None:
+        """Hang up on its agent."""
+        if self.warm is not None:
+            self.warm.close()
+            self.warm = None
+
+    def let_go(self) -> None:
+        """Leave it to itself."""
+        self.beginning.succeed()
+        self.close_warm()
+        self.beginning.child.disown()
+        self.beginning.child.process.close()
+
+    def fail(self, cause: BaseException) -> BaseException:
+        """End it, and leave nothing of it; the error to raise."""
+        self.close_warm()
+        return self.beginning.fail(cause)
+
+
+async def finish(
+    beginning: Beginning, profile: Profile, *, template: str, command: Sequence[str] | None, hostname: str
+) -> Raised:
+    """The fork whose QEMU was started, with its guest renewed by `command`, where there is one.
+
+    Whatever goes wrong, nothing is left of it. Raises MonitorLost, LaunchFailed, AgentError, DeadlineExceeded.
+    """
+    raised = Raised(beginning, profile)
+
+    def on_greeting() -> None:
+        profile.greeted = profile.now()
+
+    async def before() -> None:
+        await _loaded(beginning)
+
+    async def after() -> None:
+        if command is not None and raised.warm is not None:
+            async with Turn(Agent(raised.warm.dup)) as turn:
+                await renew(turn, tuple(command), renewal(hostname))
+            profile.renewed = profile.now()
+
+    try:
+        if command is not None:
+            raised.warm = connect_unix(beginning.paths.agent)  # before the state is loaded: the agent sees no gap
+        raised.monitor = await bring_up(beginning, on_greeting=on_greeting, before=before, after=after)
+    except BaseException:
+        raised.close_warm()
+        raise
+    _read_times(beginning.paths, profile)
+    given = ["random", "clock", *(["hostname"] if hostname else [])] if profile.renewed else []
+    with Journal(beginning.paths) as journal:
+        journal.note(FORKED, {"template": template, "renewed": given})
+    return raised
+
+
+async def _loaded(beginning: Beginning) -> None:
+    """Wait until the frozen state is QEMU's own. Raises MonitorLost where QEMU ends before: it could not load it."""
+    async for event in observe.follow_events(beginning.paths, beginning.child.process):
+        if event.name == "MIGRATION" and event.data.get("status") == "completed":
+            return
+    raise MonitorLost(f"QEMU of {beginning.plan.name!r} ended while it loaded the frozen state")
+
+
+def _read_times(paths: MachinePaths, profile: Profile) -> None:
+    """What QEMU's own events tell of the times."""
+    for event in read_events(paths):
+        if event.name == "MIGRATION" and event.data.get("status") == "completed":
+            profile.loaded = event.time - profile.began
+        elif event.name == "RESUME":
+            profile.running = event.time - profile.began
+
+
+def renewal(hostname: str = "") -> Renewal:
+    """Fresh bytes, the time of now, and `hostname`."""
+    return Renewal(time.time_ns(), os.urandom(SEED_BYTES), hostname)
+
+
+def check_room(plan: Plan, roots: Roots, *, count: int) -> None:
+    """Raises HostError where the host has not the memory for `count` forks, StateError where it has not the space."""
+    free = deferred.available_memory()
+    if count * MEMORY > free:
+        raise HostError(
+            f"{count} forks take at least {count * MEMORY >> 20} MiB of memory, and {free >> 20} MiB are free",
+            hint="Fork fewer, or free some: see `free -h`.",
+        )
+    needed = count * sum(os.stat(step.source).st_size for step in plan.steps if isinstance(step, CopyImage))
+    room = os.statvfs(_existing(roots.state))
+    if needed > room.f_bavail * room.f_frsize:
+        raise StateError(
+            f"the disks of {count} forks take at least {needed >> 10} KiB, and {roots.state!r} has not that much left",
+            hint="Fork fewer, or free some space.",
+        )
+
+
+def _existing(directory: str) -> str:
+    while not os.path.isdir(directory):
+        directory = os.path.dirname(directory)
+    return directory

@@ -1,0 +1,154 @@
+"""The machines of one test: raised from their blueprint, given back at its end."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shlex
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+from kvmctl.errors import KvmctlError
+from kvmctl.plan.model import Plan
+from kvmctl.plan.option import Form, Option
+from kvmctl.plan.paths import MachinePaths
+from kvmctl.plan.template import template_plan
+from kvmctl.plan.template_paths import TemplatePaths
+from kvmctl.runtime import registry, store
+from kvmctl.runtime import start as starting
+from kvmctl.runtime.attach import attach
+from kvmctl.runtime.fork import Template
+from kvmctl.runtime.prepare import prepare
+from kvmctl.runtime.until import parse_until, wait_until
+from kvmctl.runtime.vm import Vm
+from kvmctl.testing.blueprint import Blueprint
+from kvmctl.testing.evidence import Evidence, gather
+from kvmctl.testing.facade import Guest
+from kvmctl.testing.lab import Lab, Order
+from kvmctl.testing.words import AsyncGuest
+
+_NAME_MAX: Final = 48
+_VM_TEMPLATE: Final = "Let the fixture vm_template return a kvmctl.testing.Blueprint."
+_MEMORY: Final = "ram"
+"""The id that the compiler gives the machine's memory."""
+
+
+class Machines:
+    """The machines of the test `nodeid`, and how they are come by and given back."""
+
+    def __init__(self, lab: Lab, *, nodeid: str) -> None:
+        self._lab = lab
+        self._called = re.sub(r"[^A-Za-z0-9]+", "-", nodeid.rpartition("::")[2]).strip("-")[:_NAME_MAX] or "test"
+        self._stack = AsyncExitStack()
+        self._names: list[str] = []
+        self._is_failed = False
+        self.guests: list[AsyncGuest] = []
+        self.kept: list[str] = []
+        """Names of those that were left running."""
+
+    def raise_(self, source: Blueprint | Template, words: dict[str, Any]) -> Guest:
+        """A machine of `source`, changed by `words`, that runs and has been waited for."""
+        return Guest(self._lab.loop.run(self.raise_async(source, words)), self._lab.loop)
+
+    async def raise_async(self, source: Blueprint | Template, words: dict[str, Any]) -> AsyncGuest:
+        """As `raise_`, on the loop of the machines."""
+        name = f"{self._called}-{secrets.token_hex(3)}"
+        self._names.append(name)
+        if isinstance(source, Template):
+            self._check_usable(source, words)
+            return await self._fork(source, name, hostname="")
+        if not isinstance(source, Blueprint):
+            raise KvmctlError(f"{source!r} is nothing to make machines from", hint=_VM_TEMPLATE)
+        order = self._lab.order(source.changed(words))
+        if self._lab.settings.cold:
+            return await self._boot(order, name)
+        return await self._fork(await self._lab.template(order), name, hostname=order.hostname)
+
+    def _check_usable(self, template: Template, words: dict[str, Any]) -> None:
+        """Raises KvmctlError where a template that was made elsewhere would have to be another one."""
+        what = "--vm-cold" if self._lab.settings.cold else f"other {', '.join(map(repr, sorted(words)))}"
+        if words or self._lab.settings.cold:
+            raise KvmctlError(
+                f"template {template.name!r} is made already, and can't be had with {what}", hint=_VM_TEMPLATE
+            )
+
+    async def _fork(self, template: Template, name: str, *, hostname: str) -> AsyncGuest:
+        if self._lab.settings.keep_failed:  # a captive one could not be kept: the kernel ends it with us
+            await template.fork_detached([name])
+            guest = self._have_detached(attach(name, roots=template.roots))
+            await _name(guest, hostname)
+            return guest
+        fork = await template.fork(name=name, hostname=hostname)
+        self._stack.push_async_callback(fork.dispose)
+        return self._have(fork)
+
+    async def _boot(self, order: Order, name: str) -> AsyncGuest:
+        """The machine as it would be frozen, in every respect but that."""
+        is_captive = not self._lab.settings.keep_failed
+        prepared = prepare(order.machine, name=name, is_captive=is_captive)
+        plan = _cold_plan(prepared.plan, prepared.paths)
+        if is_captive:
+            guest = self._have(await self._stack.enter_async_context(starting.run_plan(plan, prepared.paths)))
+        else:
+            guest = self._have_detached(await starting.start_plan(plan, prepared.paths))
+        await wait_until(guest.vm, parse_until(order.until or "agent"))
+        if order.run:
+            await guest.succeed(*order.run)
+        await _name(guest, order.hostname)
+        return guest
+
+    def _have(self, vm: Vm) -> AsyncGuest:
+        guest = AsyncGuest(vm)
+        self.guests.append(guest)
+        return guest
+
+    def _have_detached(self, vm: Vm) -> AsyncGuest:
+        self._stack.push_async_callback(self._end_or_keep, vm)
+        return self._have(vm)
+
+    async def _end_or_keep(self, vm: Vm) -> None:
+        is_kept = self._is_failed and vm.is_alive
+        if not is_kept and vm.is_alive:
+            await vm.kill()
+        await vm.close()
+        if is_kept:
+            self.kept.append(vm.name)
+            return
+        registry.remove(vm.name)
+
+    def close(self, *, is_failed: bool) -> None:
+        """Give all machines back; with ``--vm-keep-failed`` those of a failed test are left running."""
+        self._is_failed = is_failed
+        self._lab.loop.run(self._stack.aclose())
+
+    def evidence(self, *, directory: str) -> list[Evidence]:
+        """What is known of the machines, and kept in `directory` where one is given."""
+        return self._lab.loop.run(self._gather(directory))
+
+    async def _gather(self, directory: str) -> list[Evidence]:
+        return [await gather(guest, directory=directory) for guest in self.guests]
+
+    def left_behind(self) -> list[str]:
+        """Files of machines that were given back."""
+        roots = store.find_roots()
+        gone = [name for name in self._names if name not in self.kept]
+        paths = [roots.machine(name, ephemeral=ephemeral) for name in gone for ephemeral in (True, False)]
+        places = sorted({place for item in paths for place in (item.run, item.state)})
+        return [place for place in places if os.path.lexists(place)]
+
+
+async def _name(guest: AsyncGuest, hostname: str) -> None:
+    if hostname:
+        await guest.succeed(f"hostname {shlex.quote(hostname)}")
+
+
+def _cold_plan(plan: Plan, paths: MachinePaths) -> Plan:
+    """`plan` as a template's is made, but with memory of its own: a file is what it takes to freeze it."""
+    layered = template_plan(plan, machine=paths, template=TemplatePaths(plan.name, paths.state), generation_id=False)
+    (memory,) = filter(_is_memory, plan.options)
+    return layered._replace(options=tuple(memory if _is_memory(option) else option for option in layered.options))
+
+
+def _is_memory(option: Option) -> bool:
+    return option.form is Form.JSON and option.flag == "object" and option.body.get("id") == _MEMORY

@@ -1,0 +1,191 @@
+"""Forks of the small Linux guest: against raw QEMU, a cold boot and `virsh restore`, and a hundred at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+import kvmctl
+from benchmarks import measure as measuring
+from benchmarks.measure import Row, compare, interleave, interleave_async, milliseconds, timed
+from benchmarks.raw import raw_qemu
+from benchmarks.virsh import libvirt
+from kvmctl.spec.load import from_mapping
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEC = ROOT / "machines/small-linux.toml"
+NAME = "bench"
+UNTIL = "console:# "
+"""The prompt of its shell: the guest has nothing left to do."""
+RUNS = 15
+BOOTS = 5
+MANY = 100
+DOMAIN = f"""
+<domain type='qemu'>
+  <name>{NAME}</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>
+  <os>
+    <type machine='q35' arch='x86_64'>hvm</type>
+    <kernel>{{kernel}}</kernel><initrd>{{initrd}}</initrd><cmdline>console=ttyS0 quiet panic=-1</cmdline>
+  </os><features><acpi/></features><cpu mode='maximum'/>
+  <devices>
+    <serial type='null'/><memballoon model='none'/>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+    <interface type='user'><model type='virtio'/></interface><video><model type='none'/></video>
+  </devices>
+</domain>
+"""
+
+
+def measure() -> list[Row]:
+    return [*asyncio.run(_measure()), *_command_line(), *_many(), *_against_virsh()]
+
+
+async def _measure() -> list[Row]:
+    template = await kvmctl.create_template(NAME, SPEC, until=UNTIL)
+    running = await _against_raw(template)
+    first = await _against_cold(template)
+    return [running, first, await _leases(template)]
+
+
+async def _against_raw(template: kvmctl.Template) -> Row:
+    """To running, against a QEMU with the same devices and no guest to be loaded."""
+    spec = {"name": NAME, "memory": "256MiB", "balloon": False, "networks": [{"type": "user"}]}
+    plan = kvmctl.prepare(from_mapping(spec, source="bench.toml", base="/"), is_captive=True).plan
+
+    async def ours() -> float:
+        async with await template.fork() as fork:
+            return fork.profile.running
+
+    async def theirs() -> float:
+        with tempfile.TemporaryDirectory() as directory:
+            began = time.perf_counter()
+            with raw_qemu(plan, Path(directory)):
+                return time.perf_counter() - began
+
+    found = await interleave_async(RUNS, ours, theirs)
+    return compare("library: fork to running, against raw QEMU without a guest", *found, bound="≤ 1.35")
+
+
+async def _against_cold(template: kvmctl.Template) -> Row:
+    """To the first command's end in the guest, against booting it."""
+
+    async def forked() -> float:
+        began = time.perf_counter()
+        async with await template.fork() as fork:
+            await fork.exec(["true"])
+            return time.perf_counter() - began
+
+    async def cold() -> float:
+        began = time.perf_counter()
+        async with kvmctl.launch(SPEC) as vm:
+            await vm.wait_for_agent()
+            await vm.exec(["true"])
+            return time.perf_counter() - began
+
+    found = await interleave_async(BOOTS, forked, cold)
+    return compare("library: fork to the first exec's end, against a cold boot", *found, bound="≤ 0.05")
+
+
+async def _leases(template: kvmctl.Template) -> Row:
+    """From asking a warm pool to a machine to send the first command to."""
+    times = []
+    async with kvmctl.Pool(template, size=2) as pool:
+        for _ in range(BOOTS):
+            while pool.ready < 2:  # noqa: ASYNC110  # a benchmark has the time
+                await asyncio.sleep(0.05)
+            began = time.perf_counter()
+            async with pool.lease() as fork:
+                times.append(time.perf_counter() - began)
+                await fork.exec(["true"])
+    return Row("library: lease from a warm pool", milliseconds(statistics.median(times)), "", "", "≤ 5 ms")
+
+
+def _command_line() -> list[Row]:
+    found = interleave(
+        BOOTS,
+        lambda: timed(measuring.kvmctl("run", "--template", NAME, "--", "true")),
+        lambda: timed(measuring.kvmctl("run", str(SPEC), "--", "true")),
+    )
+    return [compare("CLI: run --template -- true, against run -- true", *found, bound="≤ 0.125")]
+
+
+def _many() -> list[Row]:
+    """A hundred forks, all alive: how soon, and how much memory each has for itself."""
+    began = time.perf_counter()
+    names = subprocess.run(
+        measuring.kvmctl("fork", NAME, "many", "--count", str(MANY)), check=True, capture_output=True, text=True
+    ).stdout.split()
+    seconds = time.perf_counter() - began
+    machines = kvmctl.list_machines()
+    private = [_private(machine.pid) for machine in machines if machine.pid is not None]
+    for name in names:
+        kvmctl.kill(name)
+        kvmctl.remove(name)
+    left = len(kvmctl.list_machines(include_stopped=True))
+    return [
+        Row(f"CLI: fork --count {MANY}, all running", f"{seconds:.1f} s", "", "", "≤ 15 s"),
+        Row(
+            f"private memory of each of {len(private)} forks",
+            f"{statistics.mean(private) / (1 << 20):.0f} MiB",
+            "",
+            "",
+            "≤ 40 MiB",
+        ),
+        Row("left of them", "nothing" if left == 0 else f"{left} machines", "", "", "nothing"),
+    ]
+
+
+def _private(pid: int) -> int:
+    """Bytes that a process has written: pages of files that only it has mapped at the moment are not its own."""
+    maps = psutil.Process(pid).memory_maps(grouped=False)
+    return sum(item.private_dirty for item in maps)
+
+
+def _against_virsh() -> list[Row]:
+    if shutil.which("virsh") is None or shutil.which("libvirtd") is None:
+        print("libvirt is not installed: no comparison with virsh restore", file=sys.stderr)
+        return []
+    directory = Path(os.environ["KVMCTL_RUNTIME_DIR"]).parent
+    saved, domain = directory / "saved", directory / "domain.xml"
+    images = SPEC.parent / "images/small-linux"
+    domain.write_text(DOMAIN.format(kernel=images / "vmlinuz", initrd=images / "initramfs.gz"))
+    with libvirt(["libvirtd"]) as uri:
+        virsh = ["virsh", "-q", "-c", uri]
+        timed([*virsh, "create", str(domain)])
+        _await_agent(virsh)
+        timed([*virsh, "save", NAME, str(saved)])
+
+        def restore() -> float:
+            seconds = timed([*virsh, "restore", str(saved)])
+            timed([*virsh, "destroy", NAME])
+            return seconds
+
+        def fork() -> float:
+            seconds = timed(measuring.kvmctl("fork", NAME, "one"))
+            kvmctl.kill("one")
+            kvmctl.remove("one")
+            return seconds
+
+        found = interleave(BOOTS, fork, restore)
+    return [compare("CLI: fork, against virsh restore", *found, bound="≤ 0.2")]
+
+
+def _await_agent(virsh: list[str]) -> None:
+    ping = [*virsh, "qemu-agent-command", NAME, '{"execute":"guest-ping"}']
+    for _ in range(600):
+        with suppress(subprocess.SubprocessError):
+            subprocess.run(ping, check=True, capture_output=True)
+            return
+        time.sleep(0.1)
+    raise SystemExit("libvirt's guest does not answer")

@@ -1,0 +1,143 @@
+"""Forks of a Linux guest: what is in them, and that each is renewed before anybody gets to see it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import kvmctl
+from kvmctl import Roots
+from kvmctl.guest import renew
+from kvmctl.runtime import making, raising
+from kvmctl.runtime.until import parse_until
+
+pytestmark = [pytest.mark.linux, pytest.mark.slow, pytest.mark.usefixtures("roots")]
+
+ROOT = Path(__file__).parents[2]
+SPEC = ROOT / "machines/small-linux.toml"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def guest() -> None:
+    built = subprocess.run([sys.executable, ROOT / "scripts/build-guest"], capture_output=True, text=True, check=False)
+    if built.returncode:
+        pytest.skip(f"the guest can't be built here: {built.stderr.strip().splitlines()[-1]}")
+
+
+async def shell(vm: kvmctl.Vm, command: str) -> str:
+    """What a command in the guest prints."""
+    result = await vm.exec(["sh", "-c", command])
+    assert result.exit_code == 0, result.stderr
+    return result.stdout.decode().strip()
+
+
+async def test_forks_have_what_was_done_and_random_numbers_a_clock_and_names_of_their_own() -> None:
+    template = await kvmctl.create_template("small", SPEC, run=["echo done >/tmp/it", "sync"])
+    assert template.warnings == ()
+    seen = []
+    for number in range(2):
+        async with await template.fork(hostname=f"fork-{number}") as fork:
+            assert await shell(fork, "cat /tmp/it") == "done"
+            assert await shell(fork, "hostname") == f"fork-{number}"
+            assert abs(int(await shell(fork, "date +%s")) - time.time()) < 5
+            seen.append(await shell(fork, "head -c 32 /dev/urandom | od -An -tx1"))
+            assert await shell(fork, "ip route | grep default")
+    assert seen[0] != seen[1]
+    template.check()  # nothing of it was written
+
+
+async def test_no_fork_is_handed_out_before_its_guest_has_fresh_random_numbers(
+    roots: Roots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    order: list[str] = []
+    seeds: list[bytes] = []
+    real = raising.renew
+
+    async def watched(turn: object, command: tuple[str, ...], given: renew.Renewal) -> None:
+        order.append("asked")
+        seeds.append(given.seed)
+        await real(turn, command, given)  # type: ignore[arg-type]  # raises unless the guest's kernel took the seed
+        order.append("renewed")
+
+    monkeypatch.setattr(raising, "renew", watched)
+    for _ in range(2):
+        async with await template.fork() as fork:
+            order.append("handed out")
+            (noted,) = [event for _, event in kvmctl.read_events(fork.name) if event.name == raising.FORKED]
+            assert noted.data == {"template": "small", "renewed": ["random", "clock"]}
+    assert order == ["asked", "renewed", "handed out"] * 2
+    assert len(set(seeds)) == 2
+    assert {len(seed) for seed in seeds} == {renew.SEED_BYTES}
+
+
+async def test_a_fork_whose_guest_cannot_be_renewed_is_not_handed_out(roots: Roots) -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    async with await template.fork() as fork:
+        await shell(fork, "rm /run/kvmctl-renew")
+    template.record = replace(template.record, renew=("/run/nothing",))
+    with pytest.raises(kvmctl.AgentError):
+        await template.fork()
+    assert kvmctl.list_machines(include_stopped=True) == []
+
+
+async def test_a_command_that_fails_makes_no_template(roots: Roots) -> None:
+    with pytest.raises(kvmctl.KvmctlError, match="'echo no; exit 3' failed in the guest with status 3") as caught:
+        await kvmctl.create_template("small", SPEC, run=["echo no; exit 3"])
+    assert caught.value.detail == "no"
+    assert kvmctl.template_names() == []
+    assert not Path(roots.unfinished_template("small").directory).exists()
+
+
+async def test_a_port_of_the_guest_is_waited_for_from_within() -> None:
+    machine = kvmctl.load(SPEC)
+    run = "(sleep 1; nc -l -p 4444) >/dev/null 2>&1 &"
+    async with kvmctl.launch(machine) as vm:
+        await vm.wait_for_agent()
+        await vm.exec(["sh", "-c", run])
+        began = time.monotonic()
+        await making.wait_until(vm, parse_until("port:4444"))
+        assert time.monotonic() - began > 0.3
+        assert "4444" in await shell(vm, "netstat -ltn")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "agent:x", "console", "console:", "port:", "port:0", "port:70000", "port:x", "soon"]
+)
+def test_what_cannot_be_waited_for_is_told(text: str) -> None:
+    with pytest.raises(kvmctl.KvmctlError, match="is nothing to wait for"):
+        parse_until(text)
+
+
+async def test_a_lease_is_ready_at_once() -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    async with kvmctl.Pool(template, size=1) as pool:
+        async with pool.lease() as first:
+            await first.exec(["true"])
+        async with pool.lease() as second:
+            assert (await second.exec(["true"])).exit_code == 0
+            assert second.name != first.name
+
+
+async def test_many_forks_at_once_are_all_there_or_none(roots: Roots) -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    names = [f"f{number}" for number in range(6)]
+    await template.fork_detached(names, hostnames=True)
+    assert [machine.name for machine in kvmctl.list_machines()] == names
+    async with asyncio.TaskGroup() as group:
+        told = {name: group.create_task(_hostname(name)) for name in names}
+    assert {name: task.result() for name, task in told.items()} == {name: name for name in names}
+    for name in names:
+        kvmctl.kill(name)
+    assert not kvmctl.list_templates()[0].in_use
+
+
+async def _hostname(name: str) -> str:
+    async with kvmctl.attach(name) as vm:
+        return await shell(vm, "hostname")
