@@ -47,8 +47,8 @@ if [ -n "$entry" ]; then
 $entry
 END
     if [ "$uid" != "$(id -u)" ]; then
-        # Its own output is for it to open again, as /dev/stderr. Without a redirection, which a shell may make in its own
-        # process: the file would be another one, /dev/null say.
+        # Its own output is for it to open again, as /dev/stderr. Without a redirection, which dash makes in its own
+        # process first: the file would be another one, /dev/null say.
         for file in "/proc/$$/fd/1" "/proc/$$/fd/2"; do
             if [ -f "$file" ] || [ -p "$file" ]; then chown "$uid" "$file"; fi
         done
