@@ -33,6 +33,8 @@ class Image:
     """The publisher's checksum it was checked against, as ``sha512:...``; None where there is none."""
     user: str | None = None
     """Whom to log in as, unless the machine's spec says otherwise."""
+    has_cloud_init: bool | None = None
+    """Whether its first boot goes by what cloud-init is told; None where nobody has said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Origin:
     source: str
     vouched: str | None = None
     user: str | None = None
+    has_cloud_init: bool | None = None
 
 
 def check_name(name: str) -> str:

@@ -47,7 +47,7 @@ class Store:
         try:
             with open(path, encoding="utf-8") as file:
                 record = json.load(file)
-            image = Image(**{item.name: record[item.name] for item in fields(Image)})
+            image = Image(**{item.name: record[item.name] for item in fields(Image) if item.name in record})
             bytes.fromhex(image.digest)  # it is made into a path
             return image
         except FileNotFoundError:

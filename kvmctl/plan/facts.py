@@ -120,6 +120,8 @@ class HostFacts:
     """Free pages by page size in bytes."""
     setpriv: str | None = None
     """Path of util-linux's ``setpriv``, which ties a captive machine to its launcher."""
+    without_cloud_init: frozenset[str] = frozenset()
+    """The images of the machine that are known to have no cloud-init."""
     user: str = "root"
     """The login name of whoever runs kvmctl; empty where there is none."""
     virtiofsd: Virtiofsd = field(default_factory=Virtiofsd)

@@ -25,6 +25,8 @@ size = "{size}"
 
 [[networks]]
 type = "user"
+
+[guest]
 """
 
 

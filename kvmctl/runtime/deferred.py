@@ -131,6 +131,12 @@ def image_names(roots: Roots) -> set[str]:
     return names
 
 
+def images_without_cloud_init(names: Collection[str], roots: Roots) -> frozenset[str]:
+    """`kvmctl.runtime.images.without_cloud_init`."""
+    found: frozenset[str] = import_module("kvmctl.runtime.images").without_cloud_init(names, roots)
+    return found
+
+
 def start_helper(helper: Helper, *, env: Mapping[str, str], undo: ExitStack) -> tuple[int, RunningHelper]:
     """`kvmctl.runtime.helpers.start_helper`."""
     started: tuple[int, RunningHelper] = import_module("kvmctl.runtime.helpers").start_helper(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from kvmctl.errors import ImageError, ImageMissing, StateError
@@ -118,6 +118,12 @@ def image_names(roots: Roots | None = None) -> set[str]:
     """The names of all images that are in the store or can be had. Raises StateError."""
     roots = roots or runs.find_roots()
     return {*_store(roots).names(), *load_catalogue(roots.catalogue)}
+
+
+def without_cloud_init(names: Collection[str], roots: Roots) -> frozenset[str]:
+    """Those of the `names` whose images are in the store and known to have no cloud-init. Raises StateError."""
+    found = {name: _store(roots).find(name) for name in names}
+    return frozenset(name for name, image in found.items() if image is not None and image.has_cloud_init is False)
 
 
 def remove_image(name: str, *, roots: Roots | None = None) -> RemovedImage:

@@ -18,7 +18,7 @@ from kvmctl.plan.facts import HostFacts, QemuFacts
 from kvmctl.plan.features import Feature
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths, Roots
-from kvmctl.runtime import specs, store
+from kvmctl.runtime import deferred, specs, store
 from kvmctl.spec.firmware import FROM_DESCRIPTORS
 from kvmctl.spec.load import load, parse
 from kvmctl.spec.machine import Machine
@@ -70,10 +70,13 @@ def prepare(
 def look_at_host(machine: Machine, *, roots: Roots, remember: bool = True) -> HostFacts:
     """What is known of this host that decides about `machine`."""
     host = probe()
-    if not any(share.driver != "9p" for share in machine.shares):
-        return host
-    virtiofsd = probe_virtiofsd(env=os.environ, cache=roots.qemu_cache, remember=remember)
-    return replace(host, virtiofsd=virtiofsd)
+    if machine.guest is not None and any(disk.image for disk in machine.disks):
+        names = {disk.image for disk in machine.disks if disk.image}
+        host = replace(host, without_cloud_init=deferred.images_without_cloud_init(names, roots))
+    if any(share.driver != "9p" for share in machine.shares):
+        daemon = probe_virtiofsd(env=os.environ, cache=roots.qemu_cache, remember=remember)
+        host = replace(host, virtiofsd=daemon)
+    return host
 
 
 def look_at_qemu(machine: Machine, roots: Roots, *, remember: bool = True) -> QemuFacts:

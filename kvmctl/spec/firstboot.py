@@ -58,17 +58,17 @@ def lower_steps(
     *,
     uuid: str,
     mounts: tuple[share.GuestMount, ...] = (),
-    has_cloud_init: bool | None = None,
 ) -> Lowered:
     """What is made before anything else: keys, and the files that tell the guest. Both say what is wrong with them.
 
-    `mounts` are the shared directories, and `has_cloud_init` what is known of the image, by which 'auto' goes.
+    `mounts` are the shared directories.
     """
     guest = machine.guest
     if guest is None:
         return Lowered()
     keys = MakeKeys(ctx.paths.ssh, f"kvmctl-{ctx.name}", "guest")
-    way = way_of(guest, has_cloud_init=has_cloud_init)
+    lacks_it = any(disk.image in ctx.host.without_cloud_init for disk in machine.disks)
+    way = way_of(guest, has_cloud_init=False if lacks_it else None)
     recipe = _recipe(guest, machine, ctx, uuid=uuid, way=way, mounts=mounts)
     return Lowered(
         steps=(keys, TellGuest(recipe, ctx.paths.guest, ctx.paths.ssh, machine.source, "guest")),

@@ -15,7 +15,11 @@ import pytest
 import kvmctl
 from kvmctl import ImageBusy, ImageError, ImageMissing, NotFound, Roots, StateError
 from kvmctl.image import ofd, overlay, qcow2, qemuimg
+from kvmctl.image.record import Origin
+from kvmctl.image.store import Store
+from kvmctl.plan.guest import TellGuest
 from kvmctl.plan.model import CreateOverlay
+from kvmctl.plan.paths import ImagePaths
 
 from .conftest import CONTENT, OTHER, digest_of, files_under
 
@@ -328,3 +332,14 @@ def test_an_overlay_is_made_whole_or_not_at_all(raw: Path, roots: Roots) -> None
     with pytest.raises(ImageError, match="cannot create the image"):
         qemuimg.create_overlay("qemu-img", str(path), backing=str(raw), backing_format="raw", size=1 << 20)
     assert not path.parent.exists()
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize(("has_cloud_init", "way"), [(None, "nocloud"), (True, "nocloud"), (False, "credentials")])
+def test_a_machine_of_an_image_is_told_what_to_be_in_the_way_that_the_image_takes(
+    roots: Roots, raw: Path, has_cloud_init: bool | None, way: str
+) -> None:
+    origin = Origin("here", has_cloud_init=has_cloud_init)
+    Store(ImagePaths(roots.images)).add_file(str(raw), name="acme", image_format="raw", origin=origin)
+    plan = kvmctl.prepare("acme", roots=roots).plan
+    assert [step.first_boot.way for step in plan.steps if isinstance(step, TellGuest)] == [way]
