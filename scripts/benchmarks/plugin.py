@@ -18,11 +18,19 @@ COUNT = 100
 TESTS = f"""
 import pytest
 
+pytestmark = pytest.mark.vm(until="console:GUEST-READY")
+
 @pytest.mark.parametrize("number", range({COUNT}))
 def test_one(vm, number):
     vm.succeed("true")
 """
-FIRST = "def test_first(vm):\n    vm.succeed('true')\n"
+FIRST = """
+import pytest
+
+@pytest.mark.vm(until="console:GUEST-READY")
+def test_first(vm):
+    vm.succeed("true")
+"""
 
 
 def measure() -> list[Row]:

@@ -280,11 +280,9 @@ def test_workers_make_the_template_once(pytester: pytest.Pytester, run: Run, dir
         import os, pathlib
         from kvmctl.runtime import making
 
-        def watched(*args, _real=making._decide, **kwargs):
-            return _real(*args, **kwargs)
-
         def boot(*args, _real=making._boot_and_freeze, **kwargs):
-            pathlib.Path(os.environ["MADE"]).open("a").write("made\\n")
+            with pathlib.Path(os.environ["MADE"]).open("a") as file:
+                file.write("made\\n")
             return _real(*args, **kwargs)
 
         making._boot_and_freeze = boot
