@@ -22,6 +22,8 @@ from kvmctl.cli import output
 
 LEAVE_KEY: Final = b"\x1d"
 LEAVE_KEY_NAME: Final = "Ctrl-]"
+_NO_WRAP: Final = b"\x1b[?7l"
+"""SeaBIOS lets the terminal wrap no lines, and never takes it back: every long line afterwards would be cut off."""
 
 
 async def join(vm: Vm, console: Console, *, from_now: bool, leave_on: tuple[Signals, ...] = ()) -> bool:
@@ -43,7 +45,7 @@ async def join(vm: Vm, console: Console, *, from_now: bool, leave_on: tuple[Sign
 async def _show(vm: Vm, *, from_now: bool) -> None:
     async for piece in vm.console_output(from_now=from_now):
         if piece:
-            output.emit_bytes(piece)
+            output.emit_bytes(piece.replace(_NO_WRAP, b"") if sys.stdout.isatty() else piece)
 
 
 async def _type(console: Console, *, left: asyncio.Task[None]) -> None:

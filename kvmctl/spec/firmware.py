@@ -41,10 +41,13 @@ Firmware: TypeAlias = Annotated[str, BeforeValidator(_parse)]
 """``bios``, ``uefi``, ``uefi-secure``, a ROM's name in QEMU's own directories, or a path."""
 
 
-def lower(firmware: str, ctx: Context, *, has_kernel: bool) -> Lowered:
+def lower(firmware: str, ctx: Context, *, has_kernel: bool, has_screen: bool) -> Lowered:
     """``-bios``, or the two flash chips of a UEFI."""
     if firmware == "bios":
-        return Lowered()
+        is_heard = ctx.has_serial and not has_screen and not has_kernel and ctx.platform != "microvm"
+        # SeaBIOS, and boot loaders that use its services, print to the first serial port of a machine that says it
+        # has no graphics. Else nobody would learn that they found nothing to start.
+        return Lowered(machine=(("graphics", False),) if is_heard else ())
     if firmware not in _KINDS:
         inputs = (Input(firmware, _KEY),) if firmware.startswith("/") else ()
         return Lowered(options=(text("bios", firmware, why=_KEY),), inputs=inputs)
