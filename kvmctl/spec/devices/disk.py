@@ -90,6 +90,14 @@ class Disk(Device):
         description="The serial number the guest sees, up to 20 characters.",
     )
     read_only: Bool = Field(default=False, description="The guest can't write. CD drives always are.")
+    werror: Literal["enospc", "report", "stop"] | None = Field(
+        default=None,
+        description="What becomes of a write that fails on the host: 'stop' stops the machine until kvmctl resume, "
+        "'report' tells the guest, and 'enospc' (unless given) stops it where there is no room, and tells of all else.",
+    )
+    rerror: Literal["report", "stop"] | None = Field(
+        default=None, description="What becomes of a read that fails on the host: 'report' (unless given) or 'stop'."
+    )
     boot_index: Int | None = Field(
         default=None, ge=0, description="The place among everything the firmware tries, smallest first."
     )
@@ -141,6 +149,9 @@ class Disk(Device):
             yield Problem("bus", "a floppy drive has its own controller", f"'{self.bus}'", "leave it out")
         if self.iothread and (self.device != "disk" or (self.bus or "virtio") not in diskbus.THREADED):
             yield Problem("iothread", "only virtio and scsi disks can have one", allowed="bus = 'virtio' or 'scsi'")
+        for key in ("werror", "rerror"):
+            if self.gives(key) and (self.device == "floppy" or self.bus == "nvme"):
+                yield Problem(key, "a floppy drive or an nvme disk always tells the guest", allowed="leave it out")
         if self.read_only and self.device == "disk" and self.bus in {"sata", "ide"}:
             yield Problem("read_only", f"a {self.bus} disk can't be read-only", allowed="bus = 'virtio' or 'scsi'")
 
@@ -223,6 +234,7 @@ class Disk(Device):
         body: dict[str, Value] = {"driver": diskbus.driver(bus, ctx, is_cd=is_cd), "id": name, **self._medium_of(name)}
         if not is_cd:
             body["write-cache"] = "off" if self.cache in WRITE_THROUGH else "on"
+        body |= {key: value for key in ("werror", "rerror") if (value := getattr(self, key)) is not None}
         if thread and bus == "virtio":
             body["iothread"] = thread
         # NVMe drives must have a serial number.
