@@ -101,6 +101,7 @@ if TYPE_CHECKING:
     from kvmctl.runtime.console import open_console as open_console
     from kvmctl.runtime.describe import Description as Description
     from kvmctl.runtime.describe import describe as describe
+    from kvmctl.runtime.describe import find_verdict as find_verdict
     from kvmctl.runtime.detached import Started as Started
     from kvmctl.runtime.detached import start_detached as start_detached
     from kvmctl.runtime.end import Rung as Rung
@@ -111,6 +112,7 @@ if TYPE_CHECKING:
     from kvmctl.runtime.events import Exit as Exit
     from kvmctl.runtime.events import ExitReason as ExitReason
     from kvmctl.runtime.events import State as State
+    from kvmctl.runtime.faults import Faults as Faults
     from kvmctl.runtime.fork import Fork as Fork
     from kvmctl.runtime.fork import Template as Template
     from kvmctl.runtime.fork import load_template as load_template
@@ -181,6 +183,8 @@ if TYPE_CHECKING:
     from kvmctl.spec.load import schema as schema
     from kvmctl.spec.machine import Machine as Machine
     from kvmctl.spec.units import parse_size as parse_size
+    from kvmctl.verdict import Verdict as Verdict
+    from kvmctl.verdict import VerdictKind as VerdictKind
 
 __version__ = "0.1.0"
 
@@ -269,6 +273,7 @@ _HOME = {
     "open_console": "kvmctl.runtime.console",
     "Description": "kvmctl.runtime.describe",
     "describe": "kvmctl.runtime.describe",
+    "find_verdict": "kvmctl.runtime.describe",
     "Started": "kvmctl.runtime.detached",
     "start_detached": "kvmctl.runtime.detached",
     "Rung": "kvmctl.runtime.end",
@@ -279,6 +284,7 @@ _HOME = {
     "Exit": "kvmctl.runtime.events",
     "ExitReason": "kvmctl.runtime.events",
     "State": "kvmctl.runtime.events",
+    "Faults": "kvmctl.runtime.faults",
     "Fork": "kvmctl.runtime.fork",
     "Template": "kvmctl.runtime.fork",
     "load_template": "kvmctl.runtime.fork",
@@ -349,6 +355,8 @@ _HOME = {
     "schema": "kvmctl.spec.load",
     "Machine": "kvmctl.spec.machine",
     "parse_size": "kvmctl.spec.units",
+    "Verdict": "kvmctl.verdict",
+    "VerdictKind": "kvmctl.verdict",
 }
 
 # Type checkers read the imports at the top. Of a computed list they would take it that no name is public, and of a

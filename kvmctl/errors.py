@@ -36,12 +36,14 @@
     └── CommandFailed                19   a command in the guest did not end as it had to
 
 A summary says what happened with the values quoted, the detail is the evidence (QEMU's own words), the hint is what
-to do next. Only ``kvmctl.cli`` prints these or turns them into an exit status. Imports nothing.
+to do next. Only ``kvmctl.cli`` prints these or turns them into an exit status. Imports nothing but what a verdict is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from kvmctl.verdict import Verdict
 
 
 class KvmctlError(Exception):
@@ -54,14 +56,25 @@ class KvmctlError(Exception):
         self.summary = summary
         self.detail = detail
         self.hint = hint
+        self.verdict: Verdict | None = None
+        """What became of the machine that this is about, where that was found out."""
 
     def __str__(self) -> str:
         parts = [self.summary]
         if self.detail:
             parts.append(self.detail.rstrip("\n"))
+        parts += self.verdict_lines()
         if self.hint:
             parts.append(f"hint: {self.hint}")
         return "\n".join(parts)
+
+    def verdict_lines(self) -> list[str]:
+        """The verdict, where there is one, without the evidence that the detail has already."""
+        if self.verdict is None:
+            return []
+        known = self.detail.splitlines()
+        evidence = [f"  | {line}" for line in self.verdict.evidence if line not in known]
+        return [f"verdict: {self.verdict.kind}: {self.verdict.summary}", *evidence]
 
 
 @dataclass(frozen=True, slots=True)

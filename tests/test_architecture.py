@@ -18,7 +18,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 BELOW: dict[str, set[str]] = {
-    "errors": set(),
+    "verdict": set(),
+    "errors": {"verdict"},
     "ioctl": set(),
     "plan": {"errors"},
     "spec": {"plan", "errors"},
@@ -26,11 +27,11 @@ BELOW: dict[str, set[str]] = {
     "host": {"plan", "ioctl", "errors"},
     "image": {"plan", "errors"},
     "guest": {"plan", "errors"},
-    "runtime": {"compile", "host", "image", "guest", "spec", "plan", "ioctl", "errors"},
+    "runtime": {"compile", "host", "image", "guest", "spec", "plan", "ioctl", "errors", "verdict"},
     "testing": {"runtime", "compile", "host", "image", "guest", "spec", "plan", "ioctl", "errors"},
     "cli": {"kvmctl"},
     "__main__": {"cli"},
-    "kvmctl": {"runtime", "compile", "host", "image", "guest", "spec", "plan", "ioctl", "errors"},
+    "kvmctl": {"verdict", "runtime", "compile", "host", "image", "guest", "spec", "plan", "ioctl", "errors"},
 }
 """What each package may import besides itself; ``kvmctl`` is the public API in ``kvmctl/__init__.py``, bound lazily."""
 

@@ -78,13 +78,16 @@ def fail(error: KvmctlError) -> None:
     say_marked("error", error.summary, colour="red")
     if error.detail:
         say(error.detail.rstrip("\n"))
+    for line in error.verdict_lines():
+        say(line)
     hint(error)
 
 
 def hint(error: KvmctlError) -> None:
     """Tell what to do about `error`, if that is known."""
-    if error.hint:
-        say_marked("hint", error.hint, colour="cyan")
+    known = error.hint or (error.verdict.hint if error.verdict is not None else "")
+    if known:
+        say_marked("hint", known, colour="cyan")
 
 
 def say_marked(mark: str, message: str, *, colour: Colour) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from signal import SIGHUP, SIGINT, SIGTERM
 from typing import Annotated, Final, TypeAlias
@@ -12,7 +12,7 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 import kvmctl
-from kvmctl import Exit, ExitReason, KvmctlError, Vm, open_console, stop
+from kvmctl import Exit, ExitReason, KvmctlError, Verdict, Vm, open_console, stop
 from kvmctl.cli import hostroot, output, session, terminal
 from kvmctl.cli.arguments import OptionalSpec, complete_template
 from kvmctl.cli.exec import OUR_FAILURE, TIMED_OUT, stream
@@ -165,19 +165,27 @@ def _exit_code(vm: Vm, end: Exit) -> int:
 
 
 def _run_command(opening: _Opening, command: list[str], *, timeout: float | None) -> int:
+    verdicts: list[Verdict] = []
+    work = partial(_launch_and_run, opening, command, verdicts)
     try:
-        return pulling_what_is_missing(
-            lambda: session.run(_launch_and_run(opening, command), timeout=timeout, doing=f"run {command[0]!r}")
-        )
+        return pulling_what_is_missing(lambda: session.run(work(), timeout=timeout, doing=f"run {command[0]!r}"))
     except KvmctlError as error:
+        if isinstance(error, session.TimeIsUp) and verdicts:
+            error.verdict = verdicts[-1]
         output.fail(error)
         return TIMED_OUT if isinstance(error, session.TimeIsUp) else OUR_FAILURE
 
 
-async def _launch_and_run(opening: _Opening, command: list[str]) -> int:
+async def _launch_and_run(opening: _Opening, command: list[str], verdicts: list[Verdict]) -> int:
+    """The command's exit code; who cancels it finds in `verdicts` what had become of the machine by then."""
     async with opening() as vm:
         _warn(vm)
-        await vm.wait_for_agent()
+        try:
+            await vm.wait_for_agent()
+        except asyncio.CancelledError:
+            with suppress(KvmctlError):
+                verdicts.append(vm.verdict())
+            raise
         return (await stream(vm, command)).exit_code
 
 

@@ -33,6 +33,16 @@ IMAGE: Final = (
 )
 """What follows ``kvmctl image``."""
 
+FAULT: Final = (
+    Verb("network", "fault", "network", "Pull a machine's network cable, or put it back"),
+    Verb("disk", "fault", "disk", "Let a machine's disk fail, be full or slow, or work again"),
+    Verb("stall", "fault", "stall", "Give a machine's CPUs no time for a while"),
+    Verb("clock", "fault", "clock", "Set the guest's clock ahead, or back"),
+    Verb("nmi", "fault", "nmi", "Send a machine a non-maskable interrupt"),
+    Verb("panic", "fault", "panic", "Let the guest's kernel panic"),
+)
+"""What follows ``kvmctl fault``."""
+
 TEMPLATE: Final = (
     Verb("create", "template", "create", "Boot a machine once and freeze it, to be forked"),
     Verb("list", "template", "list_", "List the templates"),
@@ -67,6 +77,7 @@ GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
         Verb("pause", "power", "pause", "Halt a machine's CPUs"),
         Verb("resume", "power", "resume", "Let a paused machine go on"),
         Verb("wait", "wait", "wait", "Wait until a machine has come to a state"),
+        Verb("fault", "fault", "fault", "Let something go wrong with a machine", FAULT),
     ),
     "Templates": (
         Verb(
@@ -77,6 +88,7 @@ GROUPS: Final[dict[str, tuple[Verb, ...]]] = {
     "Looking": (
         Verb("list", "list", "list_", "List the machines that run, or all"),
         Verb("show", "show", "show", "Show all that is known of a machine"),
+        Verb("verdict", "verdict", "verdict", "Say what became of a machine, and how one can tell"),
         Verb("logs", "logs", "logs", "Print what a machine's console has said"),
         Verb("events", "events", "events", "Print what happened to a machine, or follow it"),
         Verb("boot", "boot", "boot", "Boot copies of a machine, and say where the time went"),

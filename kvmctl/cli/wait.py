@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,7 +45,8 @@ def wait(
 
     What it came to is printed: how it ended, the server's name, the console's line. A machine that ends before it came
     to it is an error at once, and so is a unit that fails. Nothing is taken to be so because a forwarded port accepts a
-    connection: QEMU accepts it before it asks the guest.
+    connection: QEMU accepts it before it asks the guest. Who waits in vain is told what became of the machine: see
+    kvmctl verdict.
 
     \b
     kvmctl wait web --for ssh --timeout 60
@@ -68,6 +70,12 @@ def wait_until(name: str, conditions: Sequence[Condition], *, timeout: float | N
     seen = kvmctl.Sightings()
     doing = f"wait for {', '.join(map(str, conditions))}"
     work = kvmctl.wait_for_all(name, conditions, seen=seen)
-    for said in session.run(work, timeout=timeout, doing=doing, evidence=seen):
+    try:
+        met = session.run(work, timeout=timeout, doing=doing, evidence=seen)
+    except session.TimeIsUp as error:
+        with suppress(KvmctlError):  # a machine that never ran leaves nothing to judge it by
+            error.verdict = kvmctl.find_verdict(name)
+        raise
+    for said in met:
         if is_told:
             output.emit(output.printable(said))

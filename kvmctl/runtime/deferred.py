@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from kvmctl.runtime.store import find_roots
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from kvmctl.errors import KvmctlError, NotFound
     from kvmctl.guest.agent import Agent, Connect
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from kvmctl.plan.guest import MakeKeys, TellGuest
     from kvmctl.plan.helper import Helper
     from kvmctl.plan.model import CreateOverlay, Plan, Tap, VhostNet
-    from kvmctl.plan.paths import Roots
+    from kvmctl.plan.paths import MachinePaths, Roots
+    from kvmctl.runtime.events import Event, Exit
     from kvmctl.runtime.helpers import RunningHelper
     from kvmctl.runtime.neighbours import Neighbour
+    from kvmctl.verdict import Verdict
 
 
 def open_tap(source: Tap) -> list[int]:
@@ -117,6 +119,17 @@ def explain_exit(name: str, *, source: str, status: int | None, log: str) -> Kvm
     """`kvmctl.runtime.verdict.explain`."""
     error: KvmctlError = import_module("kvmctl.runtime.verdict").explain(name, source=source, status=status, log=log)
     return error
+
+
+def diagnose(plan: Plan, paths: MachinePaths, events: Sequence[Event], *, end: Exit | None) -> Verdict:
+    """`kvmctl.runtime.diagnosis.diagnose`."""
+    verdict: Verdict = import_module("kvmctl.runtime.diagnosis").diagnose(plan, paths, events, end=end)
+    return verdict
+
+
+def judge_start(error: KvmctlError) -> None:
+    """`kvmctl.runtime.verdict.judge_start`."""
+    import_module("kvmctl.runtime.verdict").judge_start(error)
 
 
 def no_spec(reference: str, roots: Roots) -> NotFound:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 
-from kvmctl.errors import KvmctlError, NotRunning, StateError
+from kvmctl.errors import KvmctlError, NotFound, NotRunning, StateError
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import listing, store
 from kvmctl.runtime.attach import attach, read_plan
+from kvmctl.runtime.diagnosis import diagnose
 from kvmctl.runtime.helper_locks import HelperInfo, inspect_helpers
+from kvmctl.runtime.journal import read_events
 from kvmctl.runtime.listing import MachineInfo
 from kvmctl.runtime.vm import Status
+from kvmctl.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +56,13 @@ async def describe(name: str, *, roots: Roots | None = None) -> Description:
     spec = roots.spec(name) if machine.is_defined else None
     helpers = inspect_helpers(plan) if plan else ()
     return Description(machine, plan, status, silence, helpers, spec, paths.run, paths.state)
+
+
+def find_verdict(name: str, *, roots: Roots | None = None) -> Verdict:
+    """What became of machine `name` in its last run, or becomes of it in this one. Raises NotFound, StateError."""
+    roots = roots or store.find_roots()
+    machine = listing.find_machine(name, roots=roots)
+    paths = roots.machine(name)
+    if not os.path.exists(paths.journal):
+        raise NotFound(f"machine {name!r} has not run yet", hint=f"Start it: kvmctl start {name}")
+    return diagnose(read_plan(paths), paths, read_events(paths), end=machine.exit)

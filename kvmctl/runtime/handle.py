@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractAsyncContextManager
-from signal import SIGKILL, SIGTERM
+from signal import SIGKILL, SIGTERM, Signals
 from types import TracebackType
 from typing import Final, Self
 
@@ -82,6 +82,10 @@ class Handle:
     def monitor(self, *, deadline: float | None = None) -> AbstractAsyncContextManager[Monitor]:
         """The monitor, for one exchange: the private one of a machine we launched, else a turn at the public one."""
         return self._monitors.turn(deadline=self.deadline if deadline is None else deadline)
+
+    def signal(self, number: Signals) -> None:
+        """Send QEMU the signal `number`; nothing to do where it has ended."""
+        self._process.signal(number)
 
     async def wait(self) -> Exit:
         """Wait for the machine to end, and say how it did. Known for good once it has."""

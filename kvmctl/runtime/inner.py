@@ -16,7 +16,8 @@ from kvmctl.guest.run import Control, ExecResult, OnOutput, run
 from kvmctl.guest.spool import make_mark
 from kvmctl.runtime import deferred, leftovers, observe, transfer
 from kvmctl.runtime.events import State, derive
-from kvmctl.runtime.handle import ASK_SECONDS, Handle
+from kvmctl.runtime.handle import ASK_SECONDS
+from kvmctl.runtime.judged import Judged
 from kvmctl.runtime.sockets import connect_unix
 from kvmctl.runtime.transfer import OnWait
 
@@ -29,7 +30,7 @@ _HALTED = frozenset({State.PAUSED, State.SUSPENDED, State.PANICKED, State.IO_ERR
 _RESUMABLE = frozenset({State.PAUSED, State.IO_ERROR})
 
 
-class Inner(Handle):
+class Inner(Judged):
     """A machine in the hand, and the guest in it. See `Vm`."""
 
     def agent(self) -> Agent:
@@ -46,7 +47,8 @@ class Inner(Handle):
         Raises NotRunning where the machine ends before it.
         """
         if self.plan.guest.agent == "virtio":
-            await observe.wait_for_agent_channel(self.paths, self._process)
+            with self._judged():
+                await observe.wait_for_agent_channel(self.paths, self._process)
 
     async def wait_for_agent(self) -> None:
         """Wait until the guest's agent answers.
@@ -56,8 +58,9 @@ class Inner(Handle):
         await self.wait_for_agent_channel()
         agent = self.agent()
         agent.patience = ASK_SECONDS
-        async with self._told_of_its_end():
-            await agent.wait()  # a serial port tells nobody that it was opened: the first answer does
+        with self._judged():
+            async with self._told_of_its_end():
+                await agent.wait()  # a serial port tells nobody that it was opened: the first answer does
 
     def check_halted(self) -> None:
         """Raises AgentError where the guest does not run, so that nobody waits for what can't come."""
@@ -82,15 +85,17 @@ class Inner(Handle):
 
         Raises AgentError, DeadlineExceeded, and Busy where its file systems are frozen and it is not to thaw them.
         """
-        self.check_halted()
+        with self._judged():
+            self.check_halted()
         agent = self.agent()
         resets = self._count_resets()
         try:
-            async with self._told_of_its_end():
-                await leftovers.settle(self.paths, agent)
-                if not is_thawing:
-                    leftovers.check_not_frozen(self.paths)
-                yield agent
+            with self._judged():
+                async with self._told_of_its_end():
+                    await leftovers.settle(self.paths, agent)
+                    if not is_thawing:
+                        leftovers.check_not_frozen(self.paths)
+                    yield agent
         except (AgentError, DeadlineExceeded) as error:
             if self._count_resets() > resets:
                 raise AgentError(

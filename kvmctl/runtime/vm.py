@@ -13,6 +13,7 @@ from typing import Any
 from kvmctl.errors import KvmctlError, NotRunning, QmpError, StateError
 from kvmctl.runtime import files, listing, observe, ops
 from kvmctl.runtime.events import Event, State
+from kvmctl.runtime.faults import Faults
 from kvmctl.runtime.inner import Inner
 from kvmctl.runtime.monitor import Monitor
 
@@ -127,6 +128,11 @@ class Vm(Inner):
                 error.hint = "Give it a display adapter in the spec: video = 'std'"
             raise
 
+    @property
+    def faults(self) -> Faults:
+        """What can be made to go wrong with it."""
+        return Faults(self, agent=self.agent)
+
     # -- what it tells -------------------------------------------------------------------------------------------
 
     def events(self) -> AsyncGenerator[Event, None]:
@@ -138,7 +144,7 @@ class Vm(Inner):
 
         Raises NotRunning where the machine ends before it.
         """
-        return observe.wait_for_event(self.paths, self._process, name)
+        return self._wait_judged(observe.wait_for_event(self.paths, self._process, name))
 
     @property
     def has_console_log(self) -> bool:
@@ -153,7 +159,8 @@ class Vm(Inner):
         """
         if not self.has_console_log:
             raise listing.no_console_log(self.name)
-        return await observe.wait_for_console(self.paths, self._process, pattern)
+        with self._judged():
+            return await observe.wait_for_console(self.paths, self._process, pattern)
 
     def console_output(self, *, from_now: bool = False) -> AsyncGenerator[bytes, None]:
         """What the first serial console prints until the machine ends: from its first byte, or only from now on."""

@@ -41,6 +41,7 @@ async def gather(guest: AsyncGuest, *, directory: str = "") -> Evidence:
     vm = guest.vm
     sections = {
         "state": _state(vm),
+        "verdict": _verdict(vm),
         "console, its end": _end(vm.console_text(limit=_TAIL), _CONSOLE_LINES) if vm.has_console_log else "",
         "journal, its end": _end(files.read_tail(vm.paths.journal, limit=_TAIL), _JOURNAL_LINES),
         "QEMU's log": _end(files.read_tail(vm.paths.qemu_log, limit=_TAIL), _CONSOLE_LINES),
@@ -54,6 +55,12 @@ async def gather(guest: AsyncGuest, *, directory: str = "") -> Evidence:
             _keep(vm, place, sections["state"])
             await _picture(vm, place)
     return Evidence(vm.name, {title: text for title, text in sections.items() if text})
+
+
+def _verdict(vm: Vm) -> str:
+    with suppress(KvmctlError):
+        return str(vm.verdict())
+    return ""
 
 
 def _state(vm: Vm) -> str:
