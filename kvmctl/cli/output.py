@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
-from typing import BinaryIO, Final, Literal, NoReturn, TextIO, TypeAlias
+from typing import Any, BinaryIO, Final, Literal, NoReturn, TextIO, TypeAlias
 
 from kvmctl import KvmctlError
 
@@ -117,12 +117,12 @@ def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
 
 def print_json(document: Mapping[str, object]) -> None:
     """Print `document` as JSON, with the schema's version in front."""
-    emit(json.dumps({"schema": SCHEMA, **document}, indent=2, default=_plain))
+    emit(json.dumps({"schema": SCHEMA, **_spelled(document)}, indent=2, default=_plain))
 
 
 def print_json_line(record: Mapping[str, object]) -> None:
     """Print `record` as one line of a JSON stream."""
-    emit(json.dumps({"schema": SCHEMA, **record}, separators=(",", ":"), default=_plain))
+    emit(json.dumps({"schema": SCHEMA, **_spelled(record)}, separators=(",", ":"), default=_plain))
 
 
 def print_reply(value: object) -> None:
@@ -185,6 +185,19 @@ def _line(row: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) 
     return "  ".join(words).rstrip()
 
 
+def _spelled(value: Any) -> Any:
+    """`value` with named tuples as mappings of what they say: JSON would take them for lists."""
+    match value:
+        case Mapping():
+            return {key: _spelled(item) for key, item in value.items()}
+        case _ if names := getattr(value, "_fields", None):
+            return {name: _spelled(getattr(value, name)) for name in names}
+        case list() | tuple():
+            return [_spelled(item) for item in value]
+        case _:
+            return value
+
+
 def _plain(value: object) -> object:
     match value:
         case datetime():
@@ -196,7 +209,7 @@ def _plain(value: object) -> object:
         case os.PathLike():
             return os.fspath(value)
         case _ if is_dataclass(value):
-            return {item.name: getattr(value, item.name) for item in fields(value)}
+            return {item.name: _spelled(getattr(value, item.name)) for item in fields(value)}
         case _:
             message = f"no JSON form for {type(value).__name__}"
             raise TypeError(message)

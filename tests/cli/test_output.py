@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from kvmctl import KvmctlError
 from kvmctl.cli import output
 from kvmctl.cli.output import Column
+from kvmctl.plan.model import Disk
 
 
 def test_a_table_is_aligned_with_numbers_to_the_right(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,3 +151,11 @@ def test_text_a_stream_can_not_encode_is_escaped() -> None:
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", source], env=ascii_only, stdout=subprocess.PIPE, check=True)
     assert done.stdout == b"caf\\xe9 \\udcff\n"
+
+
+def test_what_has_named_parts_keeps_their_names_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    disk = Disk("disk0", None, "/disk.qcow2", "qcow2", "disk", read_only=False)
+    output.print_json({"disks": (disk,), "column": output.Column("SIZE", colours={})})
+    document = json.loads(capsys.readouterr().out)
+    assert document["disks"][0]["path"] == "/disk.qcow2"
+    assert document["column"]["title"] == "SIZE"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from kvmctl.guest.given import Given
@@ -44,7 +43,7 @@ RECIPE = FirstBoot(
 
 def recipe(**changes: Any) -> FirstBoot:
     """That first boot, with something changed."""
-    return replace(RECIPE, **changes)
+    return RECIPE._replace(**changes)
 
 
 def given(**contents: bytes) -> Given:
