@@ -18,6 +18,7 @@ from typing import Final
 
 from kvmctl.compile import compile_plan
 from kvmctl.errors import KvmctlError, NotFound, StateError, TemplateMisfit
+from kvmctl.guest.reload import reload
 from kvmctl.guest.renew import install
 from kvmctl.guest.turn import Turn
 from kvmctl.host.identity import identify
@@ -25,8 +26,9 @@ from kvmctl.image import qemuimg
 from kvmctl.plan.captive import Tie, tie
 from kvmctl.plan.facts import QemuFacts
 from kvmctl.plan.features import Feature
-from kvmctl.plan.fork import Frozen, fork_plan, layers
+from kvmctl.plan.fork import Frozen, boots_kernel, fork_plan, layers
 from kvmctl.plan.model import CreateOverlay, Input, Plan
+from kvmctl.plan.option import Form
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.plan.share import InputDirectory
 from kvmctl.plan.template import template_plan
@@ -226,12 +228,13 @@ def _seal(making: _Making, renew: tuple[str, ...] | None) -> None:
         blank = made.blank(layer.node)
         files.make_private_dir(os.path.dirname(blank))
         qemuimg.create_layer(program, blank, backing=layer.path, backing_format=layer.format, size=size)
+    is_reloaded = boots_kernel(making.plan) and _keep_kernel(making)
     own = list(template.used_files(made))
     for name in own:
         _close_off(os.path.join(made.directory, name), making)
     record = Record(
         source=making.source,
-        plan=fork_plan(making.plan, where=making.where, features=making.qemu.features),
+        plan=fork_plan(making.plan, where=making.where, features=making.qemu.features, is_reloaded=is_reloaded),
         tie=making.tie,
         renew=renew,
         files={name: frozen.digest(os.path.join(made.directory, name)) for name in own},
@@ -240,6 +243,25 @@ def _seal(making: _Making, renew: tuple[str, ...] | None) -> None:
         warnings=making.plan.warnings,
     )
     files.write_atomic(made.record, record.dumps().encode())
+
+
+def _keep_kernel(making: _Making) -> bool:
+    """Write what stands for the kernel in forks, if it can be done with this one. Raises StateError."""
+    texts = {option.flag: option.text for option in making.plan.options if option.form is Form.TEXT}
+    kernel, initrd = (_read(texts[flag]) if flag in texts else b"" for flag in ("kernel", "initrd"))
+    reloaded = reload(kernel, initrd, memory=making.plan.memory)
+    if reloaded is not None:
+        files.write_atomic(making.where.made.kernel, reloaded.kernel)
+        files.write_atomic(making.where.made.initrd, reloaded.initrd)
+    return reloaded is not None
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise files.cannot("read", path, error) from error
 
 
 def _close_off(path: str, making: _Making) -> None:

@@ -9,18 +9,21 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 import kvmctl
 from kvmctl import Roots
 from kvmctl.guest import renew
-from kvmctl.runtime import making, raising
+from kvmctl.runtime import conditions, making, raising, server
 from kvmctl.runtime.until import parse_until
 
 pytestmark = [pytest.mark.linux, pytest.mark.slow, pytest.mark.usefixtures("roots")]
 
 ROOT = Path(__file__).parents[2]
 SPEC = ROOT / "machines/small-linux.toml"
+MEMORY_MAX = 40 << 20
+"""Bytes that a fork has for itself, at most."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -85,6 +88,20 @@ async def test_a_fork_whose_guest_cannot_be_renewed_is_not_handed_out(roots: Roo
     with pytest.raises(kvmctl.AgentError):
         await template.fork()
     assert kvmctl.list_machines(include_stopped=True) == []
+
+
+async def test_a_fork_takes_little_memory_and_still_has_a_kernel_to_reboot_with() -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    async with await template.fork() as fork:
+        assert sum(item.private_dirty for item in psutil.Process(fork.pid).memory_maps(grouped=False)) < MEMORY_MAX
+        await shell(fork, "echo gone >/run/mark")
+        reset = fork.wait_for_event("RESET")
+        await fork.agent().shut_down("reboot")
+        await reset
+        await fork.wait_for_console(r"guest agent started")
+        await conditions.wait_agent(fork, note=server.ignore)
+        assert await shell(fork, "test -e /run/mark || echo fresh") == "fresh"
+    template.check()
 
 
 async def test_a_command_that_fails_makes_no_template(roots: Roots) -> None:
