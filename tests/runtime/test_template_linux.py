@@ -15,8 +15,8 @@ import pytest
 import kvmctl
 from kvmctl import Roots
 from kvmctl.guest import renew
-from kvmctl.runtime import conditions, making, raising, server
-from kvmctl.runtime.until import parse_until
+from kvmctl.runtime import conditions, raising, server
+from kvmctl.runtime.waiting import meet, parse_guest_condition
 
 pytestmark = [pytest.mark.linux, pytest.mark.slow, pytest.mark.usefixtures("roots")]
 
@@ -119,17 +119,30 @@ async def test_a_port_of_the_guest_is_waited_for_from_within() -> None:
         await vm.wait_for_agent()
         await vm.exec(["sh", "-c", run])
         began = time.monotonic()
-        await making.wait_until(vm, parse_until("port:4444"))
+        await meet(vm, parse_guest_condition("port:4444"))
         assert time.monotonic() - began > 0.3
         assert "4444" in await shell(vm, "netstat -ltn")
 
 
 @pytest.mark.parametrize(
-    "text", ["", "agent:x", "console", "console:", "port:", "port:0", "port:70000", "port:x", "soon"]
+    ("text", "said"),
+    [
+        *((text, "is nothing to wait for") for text in ("", "agent:x", "console", "console:", "port:", "soon")),
+        *((text, "is no TCP port") for text in ("port:0", "port:70000", "port:x")),
+        *((text, "is nothing that a guest comes to") for text in ("running", "stopped", "event:STOP")),
+    ],
 )
-def test_what_cannot_be_waited_for_is_told(text: str) -> None:
-    with pytest.raises(kvmctl.KvmctlError, match="is nothing to wait for"):
-        parse_until(text)
+async def test_what_cannot_be_waited_for_is_told_before_anything_boots(roots: Roots, text: str, said: str) -> None:
+    with pytest.raises(kvmctl.KvmctlError, match=said):
+        await kvmctl.create_template("small", SPEC, until=text)
+    assert not Path(roots.templates).exists() or not any(Path(roots.templates).iterdir())
+
+
+async def test_it_is_frozen_when_a_command_of_the_guest_succeeds() -> None:
+    template = await kvmctl.create_template("small", SPEC, until="exec:test -e /sys/class/net/eth0")
+    assert template.record.source.until == "exec:test -e /sys/class/net/eth0"
+    async with await template.fork() as fork:
+        assert await shell(fork, "ls /sys/class/net") != ""
 
 
 async def test_a_lease_is_ready_at_once() -> None:

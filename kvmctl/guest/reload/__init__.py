@@ -21,7 +21,7 @@ PROGRAM: Final = str(Path(__file__).with_name("reload.bin"))
 _PAGE: Final = 4096
 _SECTOR: Final = 512
 _HEADER_END: Final = 0x264
-_VERSION_MIN: Final = 0x20A
+_PROTOCOL_MIN: Final = 0x20A
 """Of the boot protocol: the first that says how much memory the kernel takes (``init_size``)."""
 _LOADED_HIGH: Final = 1
 _KERNEL: Final = 0x100000
@@ -47,9 +47,9 @@ def reload(kernel: bytes, initrd: bytes, *, memory: int) -> Reloaded | None:
     """
     if len(kernel) < _HEADER_END or kernel[0x202:0x206] != b"HdrS":
         return None
-    (version,), (flags,) = struct.unpack_from("<H", kernel, 0x206), struct.unpack_from("<B", kernel, 0x211)
+    (protocol,), (flags,) = struct.unpack_from("<H", kernel, 0x206), struct.unpack_from("<B", kernel, 0x211)
     (entry,), (preferred, taken) = struct.unpack_from("<I", kernel, 0x214), struct.unpack_from("<QI", kernel, 0x258)
-    if version < _VERSION_MIN or not flags & _LOADED_HIGH or entry != _KERNEL:
+    if protocol < _PROTOCOL_MIN or not flags & _LOADED_HIGH or entry != _KERNEL:
         return None
     setup = ((kernel[0x1F1] or 4) + 1) * _SECTOR
     body = kernel[setup:] + bytes(-(len(kernel) - setup) % 4)
