@@ -19,7 +19,7 @@ from typing import Final
 from kvmctl.compile import compile_plan
 from kvmctl.errors import KvmctlError, NotFound, StateError, TemplateDamaged, TemplateMisfit
 from kvmctl.guest.reload import reload
-from kvmctl.guest.renew import install
+from kvmctl.guest.renew import hush, install
 from kvmctl.guest.turn import Turn
 from kvmctl.host.identity import identify
 from kvmctl.image import qemuimg
@@ -214,6 +214,7 @@ async def _boot_and_freeze(making: _Making) -> tuple[str, ...] | None:
             await frozen.freeze(vm, path, features=making.qemu.features)
             return None
         async with Turn(vm.agent()) as turn:
+            await hush(turn)
             renew = await install(turn, renewal())
             await turn.execute("guest-ping")  # connected to us, it is frozen awake: see `Fork`
             await frozen.freeze(vm, path, features=making.qemu.features)

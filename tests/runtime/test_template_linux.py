@@ -104,6 +104,15 @@ async def test_a_fork_takes_little_memory_and_still_has_a_kernel_to_reboot_with(
     template.check()
 
 
+async def test_a_guest_without_a_driver_for_generation_ids_hears_nothing_of_them() -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    async with await template.fork() as fork:
+        assert await shell(fork, "ls /sys/bus/acpi/drivers | grep vmgenid || echo none") == "none"
+        assert "disabled" in await shell(fork, "cat /sys/firmware/acpi/interrupts/gpe05")
+        assert await shell(fork, "cat /sys/firmware/acpi/interrupts/sci") == "0"  # it ran no ACPI code
+        assert fork.plan.guest.acpi
+
+
 async def test_a_command_that_fails_makes_no_template(roots: Roots) -> None:
     with pytest.raises(kvmctl.KvmctlError, match="'echo no; exit 3' failed in the guest with status 3") as caught:
         await kvmctl.create_template("small", SPEC, run=["echo no; exit 3"])
