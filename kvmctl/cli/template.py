@@ -61,7 +61,7 @@ def create(
         typer.Option(
             "--until",
             metavar="CONDITION",
-            help="agent (the default), console:REGEX, or port:N of the guest.",
+            help="agent (the default), ssh, cloud-init, unit:NAME, port:NUMBER, exec:COMMAND or console:REGEX.",
         ),
     ] = None,
     run: Annotated[

@@ -34,6 +34,11 @@ def try_share(descriptor: int) -> bool:
     return True
 
 
+def share(descriptor: int) -> None:
+    """Take a read lock on the whole of the open file, as soon as no other open file has the write lock."""
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+
+
 def is_locked(descriptor: int, *, start: int = 0, length: int = 0) -> bool:
     """Whether another open file holds a lock in the range; a `length` of 0 reaches to the end. Takes nothing."""
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)

@@ -70,11 +70,23 @@ def _layer(storage: Option, image: Option, where: Frozen) -> Layer:
     return Layer(node, path, str(image.body["driver"]), where.final.blank(node))
 
 
-def fork_plan(plan: Plan, *, where: Frozen, features: frozenset[Feature]) -> Plan:
-    """The plan that the forks of a template have in common, from the one the template was booted by; see `place`."""
+def boots_kernel(plan: Plan) -> bool:
+    """Whether a PC's BIOS is handed a Linux kernel by QEMU. Other firmware has ways of its own to come by it."""
+    flags = {option.flag for option in plan.options}
+    has_flash = any("pflash0" in option.body for option in plan.options if option.flag == "machine")
+    return "kernel" in flags and "bios" not in flags and not has_flash and plan.machine_type.startswith("pc")
+
+
+def fork_plan(plan: Plan, *, where: Frozen, features: frozenset[Feature], is_reloaded: bool = False) -> Plan:
+    """The plan that the forks of a template have in common, from the one the template was booted by; see `place`.
+
+    With `is_reloaded` the template has files that stand for the kernel: see `kvmctl.guest.reload`.
+    """
     own = layers(plan, where)
     plan = _moved(plan, {where.booted.run: _PLACE.run, where.made.directory: where.final.directory})
     uri, source = _incoming(where.final, features)
+    if is_reloaded:
+        plan = plan._replace(options=tuple(_reloaded(plan, where.final)))
     return plan._replace(
         options=(*_options(plan, own, features), text("incoming", "defer", why=_WHY)),
         fds=(*plan.fds, SharedLock("template", where.final.lock, "template"), *source),
@@ -130,6 +142,19 @@ def _options(plan: Plan, own: tuple[Layer, ...], features: frozenset[Feature]) -
                 yield replace(option, body={**option.body, **private, **sealed})
             case "blockdev":
                 yield from _block_node(option, own)
+            case _:
+                yield option
+
+
+def _reloaded(plan: Plan, template: TemplatePaths) -> Iterator[Option]:
+    """The options with the kernel in the template's own file, and all of it that is long in what QEMU maps."""
+    for option in plan.options:
+        match option.flag:
+            case "kernel":
+                yield replace(option, text=template.kernel)
+                yield text("initrd", template.initrd, why=option.why)
+            case "initrd":
+                continue
             case _:
                 yield option
 

@@ -38,6 +38,16 @@ class TemplatePaths:
         """The devices and CPUs, as QEMU's migration stream."""
         return join(self.directory, "device-state")
 
+    @property
+    def kernel(self) -> str:
+        """What stands for the kernel in forks that are given one by QEMU."""
+        return join(self.directory, "kernel")
+
+    @property
+    def initrd(self) -> str:
+        """The initial RAM disk of those, with the kernel behind it: every fork maps it."""
+        return join(self.directory, "initrd")
+
     def layer(self, node: str) -> str:
         """The writable disk `node` as it was frozen, if it is one on top of the user's image."""
         return join(self.directory, "disks", f"{node}.qcow2")

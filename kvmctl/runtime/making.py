@@ -12,25 +12,27 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
 from kvmctl.compile import compile_plan
-from kvmctl.errors import KvmctlError, NotFound, StateError, TemplateMisfit
-from kvmctl.guest.renew import install
+from kvmctl.errors import KvmctlError, NotFound, StateError, TemplateDamaged, TemplateMisfit
+from kvmctl.guest.reload import reload
+from kvmctl.guest.renew import hush, install
 from kvmctl.guest.turn import Turn
 from kvmctl.host.identity import identify
 from kvmctl.image import qemuimg
 from kvmctl.plan.captive import Tie, tie
 from kvmctl.plan.facts import QemuFacts
 from kvmctl.plan.features import Feature
-from kvmctl.plan.fork import Frozen, fork_plan, layers
+from kvmctl.plan.fork import Frozen, boots_kernel, fork_plan, layers
 from kvmctl.plan.model import CreateOverlay, Input, Plan
+from kvmctl.plan.option import Form
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.plan.share import InputDirectory
 from kvmctl.plan.template import template_plan
-from kvmctl.runtime import deferred, files, frozen, store, template, unfinished
+from kvmctl.runtime import deferred, files, frozen, makers, store, template, unfinished
 from kvmctl.runtime import start as starting
 from kvmctl.runtime.events import derive
 from kvmctl.runtime.fork import Template, load_template
@@ -38,8 +40,8 @@ from kvmctl.runtime.journal import read_events
 from kvmctl.runtime.prepare import find_tie, load_machine, look_at_host, look_at_qemu
 from kvmctl.runtime.raising import renewal
 from kvmctl.runtime.template import Record, Source
-from kvmctl.runtime.until import Until, parse_until, wait_until
 from kvmctl.runtime.vm import Vm
+from kvmctl.runtime.waiting import Condition, meet, parse_guest_condition
 from kvmctl.spec.machine import Machine
 
 _ROOM: Final = 64 << 20
@@ -55,7 +57,7 @@ class _Making:
     qemu: QemuFacts
     tie: Tie
     where: Frozen
-    until: Until
+    until: Condition
     source: Source
     keys: dict[str, str]
 
@@ -71,11 +73,12 @@ async def create_template(
 ) -> Template:
     """The template `name` of `machine`, a spec, or the name or file of one; made unless it is there already.
 
-    The machine is booted, `until` is waited for (``agent``, which is the default, ``console:REGEX`` or ``port:N``), the
+    The machine is booted, `until` is waited for (``agent``, or as `kvmctl wait --for` has it, in the guest), the
     shell commands `run` are run in its guest, and it is frozen. Raises SpecError where the machine has what can't be
     forked; TemplateMisfit where there is a template of that name that was made of something else, or does not fit any
-    more, and TemplateDamaged where it is broken, unless `refresh` is asked for; Busy where it is in use or being made;
-    KvmctlError where a command fails; and what running a machine raises.
+    more, and TemplateDamaged where it is broken, unless `refresh` is asked for; Busy where it is in use;
+    KvmctlError where a command fails; and what running a machine raises. Whoever makes the same at the same time is
+    waited for, and what they made is used.
     """
     roots = roots or store.find_roots()
     unfinished.sweep(roots)
@@ -84,7 +87,10 @@ async def create_template(
     if not refresh and (found := _find_same(making, roots)):
         return found
     _check_space(making.plan, roots)
-    with unfinished.make(making.where.made):
+    with ExitStack() as stack:
+        has_waited = await makers.claim(making.where.made, stack)
+        if found := _find_made(making, roots, refresh=refresh, has_waited=has_waited):
+            return found
         renew = await _boot_and_freeze(making)
         await asyncio.to_thread(_seal, making, renew)
         unfinished.finish(making.where.made, making.where.final)
@@ -101,7 +107,7 @@ def _decide(name: str, machine: Machine, *, until: str | None, run: tuple[str, .
     host, qemu = look_at_host(machine, roots=roots), look_at_qemu(machine, roots)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=booted, name=name)
     plan = template_plan(plan, machine=booted, template=made, generation_id="vmgenid" in qemu.devices)
-    awaited = parse_until(until) if until is not None else _default_until(plan)
+    awaited = parse_guest_condition(until) if until is not None else _default_until(plan)
     keys = {item.path: item.key for item in plan.inputs if _is_read(item)}
     keys |= {deferred.image_file(step): step.key for step in plan.steps if isinstance(step, CreateOverlay)}
     source = Source(
@@ -118,12 +124,12 @@ def _decide(name: str, machine: Machine, *, until: str | None, run: tuple[str, .
     return _Making(plan, qemu, find_tie(host, qemu), Frozen(booted, made, final), awaited, source, keys)
 
 
-def _default_until(plan: Plan) -> Until:
+def _default_until(plan: Plan) -> Condition:
     if plan.guest.agent is None:
         raise KvmctlError(
             f"machine {plan.name!r} has no channel to a guest agent to wait for", hint="Say how: --until console:REGEX"
         )
-    return Until("agent")
+    return Condition("agent")
 
 
 def _is_read(item: Input | InputDirectory) -> bool:
@@ -139,6 +145,16 @@ def _digests(keys: dict[str, str], name: str, roots: Roots) -> dict[str, str]:
     with suppress(KvmctlError):
         known = dict(template.verified_inputs(roots.template(name)))
     return {path: known.get(path) or frozen.digest(path) for path in sorted(keys)}
+
+
+def _find_made(making: _Making, roots: Roots, *, refresh: bool, has_waited: bool) -> Template | None:
+    """What somebody else has made of the same, by the time that it was our turn. Raises TemplateMisfit."""
+    if not refresh:
+        return _find_same(making, roots)
+    if has_waited:
+        with suppress(TemplateMisfit, TemplateDamaged):
+            return _find_same(making, roots)
+    return None
 
 
 def _find_same(making: _Making, roots: Roots) -> Template | None:
@@ -190,7 +206,7 @@ def _check_space(plan: Plan, roots: Roots) -> None:
 async def _boot_and_freeze(making: _Making) -> tuple[str, ...] | None:
     """Run the machine to where it is frozen; the command that renews its guest."""
     async with starting.run_plan(tie(making.plan, making.tie), making.where.booted) as vm:
-        await wait_until(vm, making.until)
+        await meet(vm, making.until)
         for command in making.source.commands:
             await _run(vm, command)
         path = making.where.made.device_state
@@ -198,6 +214,7 @@ async def _boot_and_freeze(making: _Making) -> tuple[str, ...] | None:
             await frozen.freeze(vm, path, features=making.qemu.features)
             return None
         async with Turn(vm.agent()) as turn:
+            await hush(turn)
             renew = await install(turn, renewal())
             await turn.execute("guest-ping")  # connected to us, it is frozen awake: see `Fork`
             await frozen.freeze(vm, path, features=making.qemu.features)
@@ -226,12 +243,13 @@ def _seal(making: _Making, renew: tuple[str, ...] | None) -> None:
         blank = made.blank(layer.node)
         files.make_private_dir(os.path.dirname(blank))
         qemuimg.create_layer(program, blank, backing=layer.path, backing_format=layer.format, size=size)
+    is_reloaded = boots_kernel(making.plan) and _keep_kernel(making)
     own = list(template.used_files(made))
     for name in own:
         _close_off(os.path.join(made.directory, name), making)
     record = Record(
         source=making.source,
-        plan=fork_plan(making.plan, where=making.where, features=making.qemu.features),
+        plan=fork_plan(making.plan, where=making.where, features=making.qemu.features, is_reloaded=is_reloaded),
         tie=making.tie,
         renew=renew,
         files={name: frozen.digest(os.path.join(made.directory, name)) for name in own},
@@ -240,6 +258,25 @@ def _seal(making: _Making, renew: tuple[str, ...] | None) -> None:
         warnings=making.plan.warnings,
     )
     files.write_atomic(made.record, record.dumps().encode())
+
+
+def _keep_kernel(making: _Making) -> bool:
+    """Write what stands for the kernel in forks, if it can be done with this one. Raises StateError."""
+    texts = {option.flag: option.text for option in making.plan.options if option.form is Form.TEXT}
+    kernel, initrd = (_read(texts[flag]) if flag in texts else b"" for flag in ("kernel", "initrd"))
+    reloaded = reload(kernel, initrd, memory=making.plan.memory)
+    if reloaded is not None:
+        files.write_atomic(making.where.made.kernel, reloaded.kernel)
+        files.write_atomic(making.where.made.initrd, reloaded.initrd)
+    return reloaded is not None
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise files.cannot("read", path, error) from error
 
 
 def _close_off(path: str, making: _Making) -> None:

@@ -24,9 +24,9 @@ Kind: TypeAlias = Literal[
     "running", "stopped", "agent", "ssh", "cloud-init", "unit", "port", "exec", "console", "event"
 ]  # fmt: skip
 
-CONDITIONS: Final = (
-    "running, stopped, agent, ssh, cloud-init, unit:NAME, port:NUMBER, exec:COMMAND, console:REGEX, event:NAME"
-)
+GUEST_CONDITIONS: Final = "agent, ssh, cloud-init, unit:NAME, port:NUMBER, exec:COMMAND, console:REGEX"
+CONDITIONS: Final = f"running, stopped, {GUEST_CONDITIONS}, event:NAME"
+_NOT_OF_GUESTS: Final = frozenset({"running", "stopped", "event"})
 _WITH_ARGUMENT: Final = frozenset({"unit", "port", "exec", "console", "event"})
 _UNIT: Final = re.compile(r"[A-Za-z0-9:_.\\@-]{1,255}", re.ASCII)
 _CONSOLE_TAIL: Final = 1000
@@ -78,6 +78,22 @@ def parse_condition(text: str) -> Condition:
     return Condition(cast("Kind", kind), argument)
 
 
+def parse_guest_condition(text: str) -> Condition:
+    """The condition that `text` stands for, one of `GUEST_CONDITIONS`. Raises KvmctlError."""
+    condition = parse_condition(text)
+    if condition.kind in _NOT_OF_GUESTS:
+        raise KvmctlError(f"{text!r} is nothing that a guest comes to", hint=f"One of: {GUEST_CONDITIONS}")
+    return condition
+
+
+async def meet(vm: Vm, condition: Condition, *, seen: Sightings | None = None) -> str:
+    """Wait until `vm`, which runs, meets `condition`, and say how it did; see `wait_for`."""
+    seen = Sightings() if seen is None else seen
+    seen.console = vm.paths.console_log
+    _, said = await first_of(_came(vm, condition, seen), _doom(vm, condition))
+    return said
+
+
 async def wait_for(
     name: str, condition: Condition, *, roots: Roots | None = None, seen: Sightings | None = None
 ) -> str:
@@ -98,8 +114,7 @@ async def wait_for(
             said = await _stopped(name, roots)
         case _:
             async with attach(name, roots=roots) as vm:
-                seen.console = vm.paths.console_log
-                _, said = await first_of(_came(vm, condition, seen), _doom(vm, condition))
+                said = await meet(vm, condition, seen=seen)
     seen.notes.pop(condition, None)
     return said
 

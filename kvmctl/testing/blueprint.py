@@ -22,7 +22,7 @@ class Blueprint:
     spec: str | os.PathLike[str] = ""
     """The name of a machine, or the file of a spec; empty for that of ``--vm-spec``."""
     until: str = ""
-    """What is waited for before it is frozen: ``agent`` (also where nothing is said), ``console:REGEX``, ``port:N``."""
+    """What is waited for before it is frozen: ``agent`` (also where nothing is said), or ``console:REGEX`` …"""
     run: tuple[str, ...] = ()
     """Shell commands for the guest, run before it is frozen."""
     hostname: str = ""

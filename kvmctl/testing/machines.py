@@ -20,8 +20,8 @@ from kvmctl.runtime import start as starting
 from kvmctl.runtime.attach import attach
 from kvmctl.runtime.fork import Template
 from kvmctl.runtime.prepare import prepare
-from kvmctl.runtime.until import parse_until, wait_until
 from kvmctl.runtime.vm import Vm
+from kvmctl.runtime.waiting import meet, parse_guest_condition
 from kvmctl.testing.blueprint import Blueprint
 from kvmctl.testing.evidence import Evidence, gather
 from kvmctl.testing.facade import Guest
@@ -92,7 +92,7 @@ class Machines:
             guest = self._have(await self._stack.enter_async_context(starting.run_plan(plan, prepared.paths)))
         else:
             guest = self._have_detached(await starting.start_plan(plan, prepared.paths))
-        await wait_until(guest.vm, parse_until(order.until or "agent"))
+        await meet(guest.vm, parse_guest_condition(order.until or "agent"))
         if order.run:
             await guest.succeed(*order.run)
         await _name(guest, order.hostname)

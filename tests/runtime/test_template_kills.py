@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -46,6 +48,15 @@ sys.path.insert(0, {tests!r})
 import kvmctl
 from runtime.conftest import frozen_tiny, use_a_pool
 asyncio.run({work})
+"""
+MAKE = """
+import asyncio, sys
+sys.path.insert(0, {tests!r})
+import kvmctl
+from runtime.conftest import frozen_tiny
+print("imported", flush=True)
+sys.stdin.read()
+print(asyncio.run(frozen_tiny(refresh={refresh})).is_new)
 """
 
 
@@ -112,11 +123,54 @@ async def test_forks_and_pools_end_with_the_program_that_has_them(roots: Roots) 
     assert os.listdir(roots.runtime) == []
 
 
-async def test_two_makers_of_one_template_do_not_meet(roots: Roots) -> None:
+async def test_a_second_maker_waits_for_the_first_to_end(roots: Roots) -> None:
     paths = roots.unfinished_template("small")
     with unfinished.make(paths):
-        with pytest.raises(kvmctl.Busy, match="being made by another process"):
-            await frozen_tiny()
+        second = asyncio.create_task(frozen_tiny())
+        await waiting_for_a_lock()
         assert kvmctl.list_templates() == []
         assert os.path.isdir(paths.directory)
+    assert (await second).is_new  # the first has made nothing
     assert not os.path.exists(paths.directory)
+
+
+async def test_a_second_maker_that_is_told_to_stop_does_so_at_once(roots: Roots) -> None:
+    with unfinished.make(roots.unfinished_template("small")):
+        second = asyncio.create_task(frozen_tiny())
+        await waiting_for_a_lock()
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+    assert kvmctl.list_templates() == []
+
+
+async def waiting_for_a_lock() -> None:
+    """Until a thread of this process waits for who makes a template."""
+    while not any(thread.name == "kvmctl-lock" for thread in threading.enumerate()):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("refresh", [False, True])
+def test_two_processes_that_make_the_same_at_once_boot_it_once(roots: Roots, refresh: bool) -> None:
+    program = MAKE.format(tests=str(ROOT / "tests"), refresh=refresh)
+    makers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for maker in makers:
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == "imported\n"
+    for maker in makers:  # both are as far as this
+        assert maker.stdin is not None
+        maker.stdin.close()
+        maker.stdin = None
+    said = [maker.communicate(timeout=120)[0].strip() for maker in makers]
+    assert sorted(said) == ["False", "True"]
+    assert [info.problem for info in kvmctl.list_templates()] == [""]
+    assert os.listdir(roots.runtime) == []

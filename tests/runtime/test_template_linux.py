@@ -9,18 +9,21 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 import kvmctl
 from kvmctl import Roots
 from kvmctl.guest import renew
-from kvmctl.runtime import making, raising
-from kvmctl.runtime.until import parse_until
+from kvmctl.runtime import conditions, raising, server
+from kvmctl.runtime.waiting import meet, parse_guest_condition
 
 pytestmark = [pytest.mark.linux, pytest.mark.slow, pytest.mark.usefixtures("roots")]
 
 ROOT = Path(__file__).parents[2]
 SPEC = ROOT / "machines/small-linux.toml"
+MEMORY_MAX = 40 << 20
+"""Bytes that a fork has for itself, at most."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -87,6 +90,29 @@ async def test_a_fork_whose_guest_cannot_be_renewed_is_not_handed_out(roots: Roo
     assert kvmctl.list_machines(include_stopped=True) == []
 
 
+async def test_a_fork_takes_little_memory_and_still_has_a_kernel_to_reboot_with() -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    async with await template.fork() as fork:
+        assert sum(item.private_dirty for item in psutil.Process(fork.pid).memory_maps(grouped=False)) < MEMORY_MAX
+        await shell(fork, "echo gone >/run/mark")
+        reset = fork.wait_for_event("RESET")
+        await fork.agent().shut_down("reboot")
+        await reset
+        await fork.wait_for_console(r"guest agent started")
+        await conditions.wait_agent(fork, note=server.ignore)
+        assert await shell(fork, "test -e /run/mark || echo fresh") == "fresh"
+    template.check()
+
+
+async def test_a_guest_without_a_driver_for_generation_ids_hears_nothing_of_them() -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    async with await template.fork() as fork:
+        assert await shell(fork, "ls /sys/bus/acpi/drivers | grep vmgenid || echo none") == "none"
+        assert "disabled" in await shell(fork, "cat /sys/firmware/acpi/interrupts/gpe05")
+        assert await shell(fork, "cat /sys/firmware/acpi/interrupts/sci") == "0"  # it ran no ACPI code
+        assert fork.plan.guest.acpi
+
+
 async def test_a_command_that_fails_makes_no_template(roots: Roots) -> None:
     with pytest.raises(kvmctl.KvmctlError, match="'echo no; exit 3' failed in the guest with status 3") as caught:
         await kvmctl.create_template("small", SPEC, run=["echo no; exit 3"])
@@ -102,17 +128,30 @@ async def test_a_port_of_the_guest_is_waited_for_from_within() -> None:
         await vm.wait_for_agent()
         await vm.exec(["sh", "-c", run])
         began = time.monotonic()
-        await making.wait_until(vm, parse_until("port:4444"))
+        await meet(vm, parse_guest_condition("port:4444"))
         assert time.monotonic() - began > 0.3
         assert "4444" in await shell(vm, "netstat -ltn")
 
 
 @pytest.mark.parametrize(
-    "text", ["", "agent:x", "console", "console:", "port:", "port:0", "port:70000", "port:x", "soon"]
+    ("text", "said"),
+    [
+        *((text, "is nothing to wait for") for text in ("", "agent:x", "console", "console:", "port:", "soon")),
+        *((text, "is no TCP port") for text in ("port:0", "port:70000", "port:x")),
+        *((text, "is nothing that a guest comes to") for text in ("running", "stopped", "event:STOP")),
+    ],
 )
-def test_what_cannot_be_waited_for_is_told(text: str) -> None:
-    with pytest.raises(kvmctl.KvmctlError, match="is nothing to wait for"):
-        parse_until(text)
+async def test_what_cannot_be_waited_for_is_told_before_anything_boots(roots: Roots, text: str, said: str) -> None:
+    with pytest.raises(kvmctl.KvmctlError, match=said):
+        await kvmctl.create_template("small", SPEC, until=text)
+    assert not Path(roots.templates).exists() or not any(Path(roots.templates).iterdir())
+
+
+async def test_it_is_frozen_when_a_command_of_the_guest_succeeds() -> None:
+    template = await kvmctl.create_template("small", SPEC, until="exec:test -e /sys/class/net/eth0")
+    assert template.record.source.until == "exec:test -e /sys/class/net/eth0"
+    async with await template.fork() as fork:
+        assert await shell(fork, "ls /sys/class/net") != ""
 
 
 async def test_a_lease_is_ready_at_once() -> None:
