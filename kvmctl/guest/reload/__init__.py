@@ -1,6 +1,6 @@
 """A fork's kernel, for when its guest reboots: in a file that all forks map, and not in each QEMU's own memory.
 
-QEMU reads ``-kernel`` into its memory, which takes a fork as long as half of its start, and is needed by those only
+QEMU reads ``-kernel`` into its memory, a third of all that a fork touches when it starts, which is needed by those only
 whose guests reboot. ``-initrd`` it maps. So the kernel goes behind the initial RAM disk, and in the kernel's place
 there is its own real-mode part with a hundred bytes of code that fetch it from there: the assembly beside this file.
 See Linux's Documentation/arch/x86/boot.rst, and ``x86_load_linux`` in QEMU's hw/i386/x86.c.
