@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from kvmctl.errors import AgentError
-from kvmctl.guest.files import File
+from kvmctl.guest.files import File, open_file
 from kvmctl.guest.turn import Turn
 
 _PIECE: Final = 4096
@@ -28,9 +28,10 @@ _READY_MAX: Final = 1 << 20
 class Feed:
     """What `source` gives, delivered to `file` turn by turn; the end of it closes the file."""
 
-    def __init__(self, source: AsyncIterable[bytes], file: File, *, wake: asyncio.Event) -> None:
+    def __init__(self, source: AsyncIterable[bytes], file: File, *, path: str, wake: asyncio.Event) -> None:
         self._source = source
         self._file: File | None = file
+        self._path = path
         self._ready = bytearray()
         self._room = asyncio.Event()
         self._wake = wake
@@ -61,10 +62,22 @@ class Feed:
             del self._ready[: len(piece)]
             self._room.set()
             has_moved = True
-        if self._at_end and not self._ready:
+        if self._at_end and not self._ready and await self._has_reader(turn):
             await self.close(turn)
             return True
         return has_moved
+
+    async def _has_reader(self, turn: Turn) -> bool:
+        """Whether the command has the FIFO open: the shell that becomes it takes its name away then.
+
+        What is in a FIFO that nobody has open is gone, and who opens it afterwards waits for ever.
+        """
+        try:
+            again = await open_file(turn, self._path, "r+")
+        except AgentError:
+            return True
+        await again.close(turn)
+        return False
 
     async def close(self, turn: Turn) -> None:
         """The command has read all that there is, or ended: let the agent forget the file."""

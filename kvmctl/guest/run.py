@@ -241,7 +241,7 @@ class _Streamed:
     async def _wait(self, pid: int) -> End:
         if self.pieces is None or self.spool.stdin is None:
             return await self._follow(pid)
-        self.feed = Feed(self.pieces, self.spool.stdin, wake=self.control.wake)
+        self.feed = Feed(self.pieces, self.spool.stdin, path=f"{self.spool.stem}.stdin", wake=self.control.wake)
         async with beside(self.feed.collect()):
             return await self._follow(pid)
 
