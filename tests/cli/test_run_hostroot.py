@@ -124,7 +124,8 @@ class TestGuests:
             fcntl.ioctl(ours.follower, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
             ours.expect(b"READY> ")
             ours.process.send_signal(signal.SIGWINCH)
-            ours.type(b"stty size; tty\r")
+            # The size is on its way, and the shell of the guest is where it is seen to come.
+            ours.type(b'until [ "$(stty size)" = "33 101" ]; do sleep 0.1; done; stty size; tty\r')
             ours.expect(rb"33 101\r\n/dev/pts/0\r\n")
             ours.expect(b"READY> ")
             ours.type(b'echo s"leep"s; sleep 1000\r')

@@ -44,7 +44,7 @@ def kernel_options() -> list[str]:
     built = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
     if built.returncode:
         pytest.skip(f"the guest can't be built here: {built.stderr.strip().splitlines()[-1]}")
-    kernel, initramfs = built.stdout.split()
+    kernel, initramfs, *_ = built.stdout.split()
     return ["-kernel", kernel, "-initrd", initramfs, "-append", "console=ttyS0 quiet panic=-1"]
 
 

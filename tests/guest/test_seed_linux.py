@@ -27,7 +27,7 @@ async def linux(tmp_path: Path, pytestconfig: pytest.Config) -> AsyncIterator[Vm
     built = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
     if built.returncode:
         pytest.skip(f"the guest can't be built here: {built.stderr.strip().splitlines()[-1]}")
-    kernel, initrd = built.stdout.split()
+    kernel, initrd, *_ = built.stdout.split()
     spec = f"""
         memory = "256MiB"
         accel = "tcg"

@@ -424,7 +424,7 @@ def test_two_pulls_at_once_share_one_download(acme: Publisher, roots: Roots) -> 
     acme.released.set()
     for thread in threads:
         thread.join()
-    assert [one.was_there for one in pulled] == [False, True]
+    assert sorted(one.was_there for one in pulled) == [False, True]  # whoever was first
     assert pulled[0].image == pulled[1].image
     assert [asked.path for asked in acme.asked] == ["/SHA256SUMS", "/acme-1.raw"]
 
