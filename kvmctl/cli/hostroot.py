@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -191,7 +190,8 @@ def _joined(guest: HostRootVm, given_up: _GivenUp) -> Iterator[Terminal | None]:
 
 
 def _terminal_size() -> tuple[int, int]:
-    columns, rows = shutil.get_terminal_size()
+    """Rows and columns of the terminal itself: the environment may tell those that another one had."""
+    columns, rows = os.get_terminal_size(sys.stdin.fileno())
     return rows, columns
 
 
