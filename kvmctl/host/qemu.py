@@ -55,6 +55,8 @@ _ARGUMENTS: Final = (
     *("-display", "none"),
     *("-qmp", "stdio"),
 )
+_REPLY: Final = (b'{"return"', b'{"error"', b'{"id"')
+"""How a line begins that answers a command, and is neither the greeting nor an event."""
 
 
 def qemu_facts(path: str, *, cache: str | None, env: Mapping[str, str], remember: bool = True) -> QemuFacts:
@@ -89,7 +91,7 @@ def probe_qemu(path: str, *, queries: Mapping[str, Question] = QUERIES) -> dict[
     Raises QemuNotFound if there is no such file, QemuTooOld, and HostError with the binary's own words if it does not
     answer like a QEMU.
     """
-    stdout, stderr = _converse(path, _script(queries))
+    stdout, stderr = _converse(path, queries)
     messages = _parse(stdout)
     greeting = messages[0].get("QMP") if messages else None
     if greeting is None:
@@ -122,15 +124,15 @@ def _derive(path: str, replies: Replies) -> QemuFacts:
 
 
 def _script(queries: Mapping[str, Question]) -> bytes:
-    questions = {"": ("qmp_capabilities", {}), **queries, "quit": ("quit", {})}
+    questions = {"": ("qmp_capabilities", {}), **queries}
     commands = [
         {"execute": command, "arguments": arguments, "id": name} for name, (command, arguments) in questions.items()
     ]
     return "\n".join(map(json.dumps, commands)).encode() + b"\n"
 
 
-def _converse(path: str, script: bytes) -> tuple[str, str]:
-    """What the binary prints to stdout when given `script`, and the end of what it prints to stderr."""
+def _converse(path: str, queries: Mapping[str, Question]) -> tuple[str, str]:
+    """What the binary prints to stdout when asked `queries`, and the end of what it prints to stderr."""
     with tempfile.TemporaryFile() as errors, _start(path, errors) as process:
         expired = threading.Event()
 
@@ -141,7 +143,7 @@ def _converse(path: str, script: bytes) -> tuple[str, str]:
         alarm = threading.Timer(DEADLINE, expire)
         alarm.start()
         try:
-            output = _exchange(process, script)
+            output = _exchange(process, _script(queries), replies=len(queries) + 1)
         finally:
             alarm.cancel()
             process.kill()
@@ -160,13 +162,20 @@ def _start(path: str, errors: IO[bytes]) -> subprocess.Popen[bytes]:
         raise HostError(f"{path!r} can't be run: {error.strerror}", hint=PACKAGES) from error
 
 
-def _exchange(process: subprocess.Popen[bytes], script: bytes) -> bytes:
-    """Writes `script` and reads to the end. Stdin stays open: at its end QEMU may drop what it has not begun."""
+def _exchange(process: subprocess.Popen[bytes], script: bytes, *, replies: int) -> bytes:
+    """Writes `script` and reads until there are so many `replies`, or no more.
+
+    Stdin stays open and nothing tells QEMU to quit: it would drop what it has not begun, and what nobody has read yet.
+    """
     if process.stdin is None or process.stdout is None:
         return b""
     with suppress(BrokenPipeError):  # what it said before it left is the evidence
         os.write(process.stdin.fileno(), script)
-    return process.stdout.read(OUTPUT_LIMIT)
+    output = bytearray()
+    while replies and (line := process.stdout.readline(OUTPUT_LIMIT - len(output))):
+        output += line
+        replies -= line.startswith(_REPLY)
+    return bytes(output)
 
 
 def _tail(errors: IO[bytes], *, size: int = 2000) -> str:

@@ -101,6 +101,12 @@ def test_a_probe_keeps_every_reply_as_it_was(fake_qemu: FakeQemu) -> None:
     assert probe_qemu(str(fake_qemu())) == RECORDING
 
 
+def test_a_qemu_is_heard_to_its_last_reply_and_need_not_end_by_itself(fake_qemu: FakeQemu) -> None:
+    path = fake_qemu()
+    path.write_text(path.read_text().replace("exec /bin/cat", "/bin/cat") + "exec sleep 600\n")
+    assert probe_qemu(str(path)) == RECORDING
+
+
 def test_an_old_qemu_is_refused_by_version_and_path(fake_qemu: FakeQemu) -> None:
     old = {"return": {"qemu": {"major": 6, "minor": 2, "micro": 0}, "package": "Debian 1:6.2"}}
     path = fake_qemu(transcript(version=old))
