@@ -14,6 +14,7 @@ from typing import Final
 from kvmctl.errors import AgentError, DeadlineExceeded, HostKeyChanged, Unreachable, WaitFailed
 from kvmctl.guest import watches
 from kvmctl.guest.run import ExecResult
+from kvmctl.runtime.inner import GuestRestarted
 from kvmctl.runtime.inside import GuestReset, run_inside, wait_for_agent, wait_for_way
 from kvmctl.runtime.race import first_of
 from kvmctl.runtime.server import Note, ignore, wait_for_login
@@ -24,6 +25,9 @@ _FINISHED: Final = r"Cloud-init v\. \S+ finished at"
 _GRACE: Final = 10.0
 """Seconds for hearing from cloud-init itself how it went, once the console has said that it is over."""
 _LINES_MAX: Final = 50
+_OF_A_COMMAND: Final = ("'guest-exec-status'", "'guest-file-")
+"""What an agent that was started anew refuses: it knows neither the command nor the files that it had open for it."""
+
 _LINE_MAX: Final = 500
 """How many lines of a watch are kept, and how much of each: a guest may say anything."""
 
@@ -108,10 +112,12 @@ def _is_passing(error: AgentError | DeadlineExceeded | Unreachable) -> bool:
     match error:
         case HostKeyChanged():
             return False
+        case GuestRestarted():
+            return True
         case Unreachable():
             return isinstance(error, GuestReset) or "broke" in error.summary or "fell silent" in error.summary
         case AgentError():
-            return isinstance(error.__cause__, EOFError | OSError) or "'guest-exec-status'" in error.summary
+            return isinstance(error.__cause__, EOFError | OSError) or any(own in error.summary for own in _OF_A_COMMAND)
         case _:
             return True
 

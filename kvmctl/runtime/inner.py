@@ -30,6 +30,10 @@ _HALTED = frozenset({State.PAUSED, State.SUSPENDED, State.PANICKED, State.IO_ERR
 _RESUMABLE = frozenset({State.PAUSED, State.IO_ERROR})
 
 
+class GuestRestarted(AgentError):
+    """The guest was restarted, and what was asked of it is no more."""
+
+
 class Inner(Judged):
     """A machine in the hand, and the guest in it. See `Vm`."""
 
@@ -98,9 +102,8 @@ class Inner(Judged):
                     yield agent
         except (AgentError, DeadlineExceeded) as error:
             if self._count_resets() > resets:
-                raise AgentError(
-                    f"the guest of {self.name!r} was restarted in the middle", detail=error.summary
-                ) from error
+                summary = f"the guest of {self.name!r} was restarted in the middle"
+                raise GuestRestarted(summary, detail=error.summary) from error
             raise
 
     def _count_resets(self) -> int:
