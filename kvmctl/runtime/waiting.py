@@ -113,6 +113,8 @@ async def wait_for(
         case "stopped":
             said = await _stopped(name, roots)
         case _:
+            roots = roots or store.find_roots()
+            seen.console = roots.machine(name).console_log  # known before it runs, for whoever gives up before that
             async with attach(name, roots=roots) as vm:
                 said = await meet(vm, condition, seen=seen)
     seen.notes.pop(condition, None)
