@@ -1,9 +1,9 @@
 """A client of the QEMU guest agent, for guests that may be slow, silent or hostile.
 
-The channel has one user at a time: QEMU serves one client and the others wait in the socket's backlog. So it is held
-for a `Session` only, which begins by getting in step: ``guest-sync-delimited`` with a number of its own, everything
-before the answer dropped, be it stale replies to somebody who left, or noise. A reply is one line of bounded length.
-Each answer has a deadline of its own (`Agent.patience`); beyond that, time is the caller's (``asyncio.timeout``).
+The channel has one user at a time, and the others wait their turn. So it is held for a `Session` only, which begins by
+getting in step: ``guest-sync-delimited`` with a number of its own, everything before the answer dropped, be it stale
+replies to somebody who left, or noise. A reply is one line of bounded length. Each answer has a deadline of its own
+(`Agent.patience`); beyond that, time is the caller's (``asyncio.timeout``).
 
 Source: QEMU's docs/interop/qemu-ga-ref. May import errors and plan.
 """
@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from kvmctl.errors import AgentError, DeadlineExceeded
+from kvmctl.guest.received import LineTooLong
 from kvmctl.guest.reply import find_sync_id, parse_reply, take
-from kvmctl.guest.wire import LineTooLong, Wire
+from kvmctl.guest.wire import Line, Wire
 
-Connect: TypeAlias = Callable[[], socket.socket]
+Connect: TypeAlias = Callable[[], socket.socket | Line]
 """Makes a connection to the agent's channel, or queues for one; raises OSError."""
 
 PATIENCE: Final = 10.0
@@ -64,6 +65,7 @@ class Session:
             _deadline(self.patience, "the guest agent does not answer", hint=_ABSENT),
             _translated("guest-sync-delimited"),
         ):
+            await self._wire.wait_for_turn()
             # The sentinel makes the agent forget a request that somebody left half-sent.
             await self._wire.send(_SENTINEL + _request("guest-sync-delimited", {"id": token}))
             await self._find_answer(token)

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from kvmctl.errors import KvmctlError, NotFound
-    from kvmctl.guest.agent import Agent, Connect
+    from kvmctl.guest.agent import Agent
     from kvmctl.guest.copy import Copied
     from kvmctl.guest.info import GuestInfo
+    from kvmctl.guest.port import Connect
     from kvmctl.guest.progress import OnProgress
     from kvmctl.guest.upkeep import Trimmed
     from kvmctl.image.holders import Holder

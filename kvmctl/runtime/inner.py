@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from kvmctl.errors import AgentError, DeadlineExceeded, KvmctlError, NotRunning
 from kvmctl.guest import fsfreeze
-from kvmctl.guest.agent import Agent, Connect
+from kvmctl.guest.agent import Agent
 from kvmctl.guest.progress import OnProgress
 from kvmctl.guest.run import Control, ExecResult, OnOutput, run
 from kvmctl.guest.spool import make_mark
 from kvmctl.runtime import deferred, leftovers, observe, transfer
+from kvmctl.runtime.agentline import connect_agent
 from kvmctl.runtime.events import State, derive
 from kvmctl.runtime.handle import ASK_SECONDS
 from kvmctl.runtime.judged import Judged
@@ -24,6 +25,7 @@ from kvmctl.runtime.transfer import OnWait
 if TYPE_CHECKING:
     from kvmctl.guest.copy import Copied
     from kvmctl.guest.info import GuestInfo
+    from kvmctl.guest.port import Connect
     from kvmctl.guest.upkeep import Trimmed
 
 _HALTED = frozenset({State.PAUSED, State.SUSPENDED, State.PANICKED, State.IO_ERROR, State.SHUTDOWN})
@@ -43,7 +45,7 @@ class Inner(Judged):
             raise AgentError(
                 f"machine {self.name!r} has no channel to a guest agent", hint="Give it one in the spec: [agent]."
             )
-        return Agent(partial(connect_unix, self.paths.agent))
+        return Agent(partial(connect_agent, self.paths))
 
     async def wait_for_agent_channel(self) -> None:
         """Wait until the guest has opened the agent's channel, as far as it can be told: a serial port is always open.

@@ -1,0 +1,47 @@
+"""What has come from a guest and was not yet looked at. No I/O: whoever reads adds to it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+CHUNK: Final = 65536
+"""Bytes that are read at once."""
+
+
+class LineTooLong(Exception):
+    """What was looked for did not come within its limit."""
+
+
+class Received:
+    """Bytes in the order they came."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._scanned = 0
+
+    def add(self, data: bytes) -> None:
+        """More has come."""
+        self._buffer += data
+
+    def take_line(self, *, limit: int) -> bytes | None:
+        """The next line without its end; None where it is not all there. Raises LineTooLong past `limit` bytes."""
+        end = self._buffer.find(b"\n", self._scanned)
+        if end < 0:
+            self._scanned = len(self._buffer)
+            if self._scanned > limit:
+                raise LineTooLong
+            return None
+        line = bytes(memoryview(self._buffer)[:end])
+        self._drop(end + 1)
+        return line
+
+    def skip_past(self, mark: bytes) -> tuple[int, bool]:
+        """Drop everything up to and with the next `mark`, one byte; how much that was, and whether it was there."""
+        at = self._buffer.find(mark)
+        dropped = len(self._buffer) if at < 0 else at + 1
+        self._drop(dropped)
+        return dropped, at >= 0
+
+    def _drop(self, count: int) -> None:
+        del self._buffer[:count]
+        self._scanned = 0
