@@ -12,6 +12,10 @@ class LineTooLong(Exception):
     """What was looked for did not come within its limit."""
 
 
+class TimeIsUp(Exception):
+    """What was waited for did not come in time."""
+
+
 class Received:
     """Bytes in the order they came."""
 

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
-from kvmctl.guest.agent import REPLY_MAX, Agent, Session
-
-_SHORTEST_REST: Final = 0.0005
-_LONGEST_REST: Final = 0.05
-"""Seconds between two questions. The protocol announces nothing; asking again is its only way to wait."""
-_IMPATIENCE: Final = 4
-"""A rest is this fraction of the time for which nothing has happened: what took long may take a little longer."""
-_HOLD: Final = 1.0
-"""Seconds after which the channel goes to whoever waits for it. QEMU's agent is not back for up to 0.1 s then (it
-sleeps while nobody is connected to its virtio port), so this is not done lightly."""
+from kvmctl.guest.agent import Agent
+from kvmctl.guest.session import REPLY_MAX, Request, Session
+from kvmctl.guest.talk import Pace
 
 
 class Turn:
@@ -26,26 +19,35 @@ class Turn:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._session: Session | None = None
-        self._since = 0.0
-        self._active = 0.0
+        self._pace = Pace()
 
     async def execute(
         self, command: str, arguments: Mapping[str, object] | None = None, *, limit: int = REPLY_MAX
     ) -> Any:
         """Run one command of the agent and return its reply. Raises AgentError and DeadlineExceeded."""
+        return await (await self._open()).execute(command, arguments, limit=limit)
+
+    async def execute_all(self, requests: Sequence[Request], *, limit: int = REPLY_MAX) -> list[Any]:
+        """Run commands one after the other, all sent at once; a refusal is an AgentError in its reply's place.
+
+        Raises AgentError and DeadlineExceeded.
+        """
+        return await (await self._open()).execute_all(requests, limit=limit)
+
+    async def _open(self) -> Session:
         if self._session is None:
             self._session = await self._agent.open()
-            self._since = _now()
-        return await self._session.execute(command, arguments, limit=limit)
+            self._pace.taken = _now()
+        return self._session
 
     def note_activity(self) -> None:
         """Something has begun or come: it is worth asking again soon."""
-        self._active = _now()
+        self._pace.active = _now()
 
     async def rest(self, *, wake: asyncio.Event | None = None) -> None:
         """Wait before asking the same again, and longer the longer nothing has come; or until `wake` is set."""
-        rest = min(max((_now() - self._active) / _IMPATIENCE, _SHORTEST_REST), _LONGEST_REST)
-        if rest == _LONGEST_REST or _now() - self._since > _HOLD:
+        rest, is_long = self._pace.rest(_now())
+        if is_long:
             self.give_back()
         if wake is None:
             await asyncio.sleep(rest)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Protocol
 
-from kvmctl.guest.received import CHUNK, LineTooLong, Received
+from kvmctl.guest.received import CHUNK, LineTooLong, Received, TimeIsUp
 
 
 class Line(Protocol):
@@ -49,6 +50,17 @@ class Wire:
     def __init__(self, connection: socket.socket | Line) -> None:
         self._line: Line = SocketLine(connection) if isinstance(connection, socket.socket) else connection
         self._received = Received()
+
+    @asynccontextmanager
+    async def within(self, seconds: float | None) -> AsyncIterator[None]:
+        """Give what is awaited in this context `seconds`. Raises TimeIsUp."""
+        try:
+            async with asyncio.timeout(seconds) as scope:
+                yield
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise TimeIsUp from None
 
     async def wait_for_turn(self) -> None:
         """Wait until the channel is ours. Raises OSError."""
