@@ -16,9 +16,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from kvmctl.errors import AgentError, DeadlineExceeded
+from kvmctl.errors import DeadlineExceeded
 from kvmctl.guest.reply import take
-from kvmctl.guest.session import PATIENCE, REPLY_MAX, Session
+from kvmctl.guest.session import PATIENCE, REPLY_MAX, Session, open_session
 from kvmctl.guest.wire import Line, Wire
 
 Connect: TypeAlias = Callable[[], socket.socket | Line]
@@ -46,16 +46,7 @@ class Agent:
 
         Raises AgentError and DeadlineExceeded.
         """
-        try:
-            connection = self._connect()
-        except OSError as error:
-            raise AgentError(f"the guest agent's channel can't be reached: {error.strerror}") from error
-        session = Session(Wire(connection), patience=self.patience)
-        try:
-            await session.synchronise()
-        except BaseException:
-            session.close()
-            raise
+        session = await open_session(lambda: Wire(self._connect()), patience=self.patience)
         if patience is not None:
             session.patience = patience
         return session

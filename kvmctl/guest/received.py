@@ -49,3 +49,35 @@ class Received:
     def _drop(self, count: int) -> None:
         del self._buffer[:count]
         self._scanned = 0
+
+
+class Lines:
+    """Lines from what comes, each of bounded length; an edge says how more of it is got."""
+
+    def __init__(self) -> None:
+        self._received = Received()
+
+    async def read_line(self, *, limit: int) -> bytes:
+        """The next line without its end. Raises LineTooLong past `limit` bytes, EOFError, OSError."""
+        while (line := self._received.take_line(limit=limit)) is None:
+            self._received.add(await self._read())
+        return line
+
+    async def skip_past(self, mark: bytes, *, limit: int) -> int:
+        """Drop everything up to and with the next `mark`, one byte; returns how much.
+
+        Raises LineTooLong where it does not come within `limit` bytes, EOFError, OSError.
+        """
+        dropped = 0
+        while True:
+            count, is_found = self._received.skip_past(mark)
+            dropped += count
+            if is_found:
+                return dropped
+            if dropped > limit:
+                raise LineTooLong
+            self._received.add(await self._read())
+
+    async def _read(self) -> bytes:
+        """What has come, waited for; not empty. Raises EOFError, OSError."""
+        raise NotImplementedError

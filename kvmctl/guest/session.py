@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -145,6 +145,24 @@ class Session:
                     yield
         except TimeIsUp:
             raise DeadlineExceeded(f"{summary} within {self.patience or 0:g} s", hint=hint) from None
+
+
+async def open_session(connect: Callable[[], Wire], *, patience: float | None) -> Session:
+    """A session, in step, over the connection that `connect` makes; the caller closes it.
+
+    Raises AgentError and DeadlineExceeded.
+    """
+    try:
+        wire = connect()
+    except OSError as error:
+        raise AgentError(f"the guest agent's channel can't be reached: {error.strerror}") from error
+    session = Session(wire, patience=patience)
+    try:
+        await session.synchronise()
+    except BaseException:
+        session.close()
+        raise
+    return session
 
 
 def _encode(command: str, arguments: Mapping[str, object]) -> bytes:

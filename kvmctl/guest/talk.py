@@ -6,9 +6,17 @@ The work itself (commands, files, streams) is written once, as coroutines that a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from kvmctl.guest.session import REPLY_MAX, Request
+from kvmctl.guest.session import REPLY_MAX, Request, Session
+
+_SHORTEST_REST: Final = 0.0005
+_LONGEST_REST: Final = 0.05
+"""Seconds between two questions. The protocol announces nothing; asking again is its only way to wait."""
+_IMPATIENCE: Final = 4
+"""A rest is this fraction of the time for which nothing has happened: what took long may take a little longer."""
+_HOLD: Final = 1.0
+"""Seconds after which the channel goes to whoever waits for it."""
 
 
 class Talk(Protocol):
@@ -35,24 +43,55 @@ class Talk(Protocol):
         """Let the next client have the channel."""
 
 
-class Pace:
-    """How long to wait between two questions. The protocol announces nothing; asking again is its only way to wait."""
+class Turns:
+    """The agent's channel: taken with the first question, given back at every longer rest, taken again.
 
-    SHORTEST = 0.0005
-    LONGEST = 0.05
-    """Seconds."""
-    _IMPATIENCE = 4
-    """A rest is this fraction of the time for which nothing has happened: what took long may take a little longer."""
-    _HOLD = 1.0
-    """Seconds after which the channel goes to whoever waits for it."""
+    An edge says how it is taken, what time it is, and how to wait.
+    """
 
     def __init__(self) -> None:
-        self.taken = 0.0
-        """When the channel was taken."""
-        self.active = 0.0
-        """When something has last begun or come."""
+        self._session: Session | None = None
+        self._taken = 0.0
+        self._active = 0.0
 
-    def rest(self, now: float) -> tuple[float, bool]:
-        """Seconds to wait, and whether others are to have the channel meanwhile."""
-        rest = min(max((now - self.active) / self._IMPATIENCE, self.SHORTEST), self.LONGEST)
-        return rest, rest == self.LONGEST or now - self.taken > self._HOLD
+    async def execute(
+        self, command: str, arguments: Mapping[str, object] | None = None, *, limit: int = REPLY_MAX
+    ) -> Any:
+        """Run one command of the agent and return its reply. Raises AgentError and DeadlineExceeded."""
+        return await (await self._ready()).execute(command, arguments, limit=limit)
+
+    async def execute_all(self, requests: Sequence[Request], *, limit: int = REPLY_MAX) -> list[Any]:
+        """Run commands one after the other, all sent at once; a refusal is an AgentError in its reply's place.
+
+        Raises AgentError and DeadlineExceeded.
+        """
+        return await (await self._ready()).execute_all(requests, limit=limit)
+
+    def note_activity(self) -> None:
+        """Something has begun or come: it is worth asking again soon."""
+        self._active = self._now()
+
+    def give_back(self) -> None:
+        """Let the next client have the channel."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _begin_rest(self) -> float:
+        """Seconds to wait before asking again; the channel is given back for a longer one."""
+        rest = min(max((self._now() - self._active) / _IMPATIENCE, _SHORTEST_REST), _LONGEST_REST)
+        if rest == _LONGEST_REST or self._now() - self._taken > _HOLD:
+            self.give_back()
+        return rest
+
+    async def _ready(self) -> Session:
+        if self._session is None:
+            self._session = await self._open()
+            self._taken = self._now()
+        return self._session
+
+    async def _open(self) -> Session:
+        raise NotImplementedError
+
+    def _now(self) -> float:
+        raise NotImplementedError

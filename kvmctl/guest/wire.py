@@ -1,6 +1,6 @@
 """Lines on a channel, read with bounds: a guest may send anything, and as much of it as it likes.
 
-What came is kept in a `Received`, which does no I/O; `Wire` is its edge in asyncio.
+This is the edge in asyncio; `kvmctl.guest.blocking` is the one without.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from kvmctl.guest.received import CHUNK, LineTooLong, Received, TimeIsUp
+from kvmctl.guest.received import CHUNK, Lines, TimeIsUp
 
 
 class Line(Protocol):
@@ -44,12 +44,12 @@ class SocketLine:
         self._socket.close()
 
 
-class Wire:
+class Wire(Lines):
     """One connection. It never holds more than a line's limit and one chunk; what is skipped is not kept at all."""
 
     def __init__(self, connection: socket.socket | Line) -> None:
+        super().__init__()
         self._line: Line = SocketLine(connection) if isinstance(connection, socket.socket) else connection
-        self._received = Received()
 
     @asynccontextmanager
     async def within(self, seconds: float | None) -> AsyncIterator[None]:
@@ -75,28 +75,7 @@ class Wire:
             except BlockingIOError:
                 await _ready(self._line.writer, loop.add_writer, loop.remove_writer)
 
-    async def read_line(self, *, limit: int) -> bytes:
-        """The next line without its end. Raises LineTooLong past `limit` bytes, EOFError, OSError."""
-        while (line := self._received.take_line(limit=limit)) is None:
-            await self._fill()
-        return line
-
-    async def skip_past(self, mark: bytes, *, limit: int) -> int:
-        """Drop everything up to and with the next `mark`, one byte; returns how much.
-
-        Raises LineTooLong where it does not come within `limit` bytes, EOFError, OSError.
-        """
-        dropped = 0
-        while True:
-            count, is_found = self._received.skip_past(mark)
-            dropped += count
-            if is_found:
-                return dropped
-            if dropped > limit:
-                raise LineTooLong
-            await self._fill()
-
-    async def _fill(self) -> None:
+    async def _read(self) -> bytes:
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -108,9 +87,9 @@ class Wire:
                 await _ready(self._line.reader, loop.add_reader, loop.remove_reader)
         if not data:
             raise EOFError
-        self._received.add(data)
         # This doesn't give way while there is data: against a flood no deadline would ever be looked at.
         await asyncio.sleep(0)
+        return data
 
     def close(self) -> None:
         """Hang up."""

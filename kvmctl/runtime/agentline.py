@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from inotify_simple import flags
+from inotify_simple import INotify, flags
 
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime.fifos import Fifos
@@ -21,10 +21,15 @@ class FifoLine(Fifos):
         """Wait until nobody else has them. Raises StateError."""
         if self.try_turn():
             return
-        with watch_path(self.lock_path, flags.CLOSE_WRITE | flags.MODIFY) as watch:
+        with watch_lock(self.lock_path) as watch:
             while not self.try_turn():  # looked at after the watch began: no closing goes unnoticed
                 await wait_readable(watch.fileno())
                 watch.read(timeout=0)
+
+
+def watch_lock(path: str) -> INotify:
+    """What is readable when a lock's file is closed by somebody who had it open, or written to. Raises StateError."""
+    return watch_path(path, flags.CLOSE_WRITE | flags.MODIFY)
 
 
 def connect_agent(paths: MachinePaths) -> socket.socket | FifoLine:
