@@ -161,8 +161,10 @@ class Streamed:
         """
         asks, reads = self._asks(), [stream.file.reading() for stream in self._streams]
         replies = await self._talk.execute_all([*asks, *reads, *self._removing()])
+        has_come = False
         if asks:
             self._end = parse_end(replies.pop(0))
+            has_come = self._end is not None
         taken = [stream.take(reply) for stream, reply in zip(self._streams, replies, strict=False)]
         self._note_removal(replies[len(reads) :])
         if self._end is not None:
@@ -170,7 +172,7 @@ class Streamed:
                 if not at_end:
                     await stream.drain(self._talk)
             self._streams = []
-        return self._end if self._is_removed else None, any(count for count, _ in taken)
+        return self._end if self._is_removed else None, has_come or any(count for count, _ in taken)
 
     def _removing(self) -> list[Request]:
         """What is to be asked so that the files lose their names: not by the command's own shell, which can't know

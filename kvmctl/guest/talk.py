@@ -13,7 +13,7 @@ from kvmctl.guest.session import REPLY_MAX, Request, Session
 _SHORTEST_REST: Final = 0.0005
 _LONGEST_REST: Final = 0.05
 """Seconds between two questions. The protocol announces nothing; asking again is its only way to wait."""
-_IMPATIENCE: Final = 4
+_IMPATIENCE: Final = 8
 """A rest is this fraction of the time for which nothing has happened: what took long may take a little longer."""
 _HOLD: Final = 1.0
 """Seconds after which the channel goes to whoever waits for it."""
