@@ -48,6 +48,10 @@ class Fifos:
         _widen(self.reader)
         return True
 
+    def is_next_free(self) -> bool:
+        """Whether nobody else waits to be next."""
+        return not ofd.is_locked(self.lock, start=NEXT, length=1)
+
     def close(self) -> None:
         """Give the channel to the next."""
         self._stack.close()

@@ -47,7 +47,7 @@ def exec_quickly(
                 return None
             stack.enter_context(process)
             turn = _take_turn(paths, signals)
-        except KvmctlError:
+        except (KvmctlError, OSError):
             return None  # to be told by who knows more of it
         if turn is None:
             return None
@@ -65,7 +65,7 @@ def exec_quickly(
 def _take_turn(paths: MachinePaths, signals: CommandSignals) -> BlockingTurn | None:
     """The channel, in step with its agent; None where that is not to be had at once."""
     history = derive(read_events(paths))
-    if history.state is not State.RUNNING or not history.agent_open or records.stems(paths):
+    if history.state is not State.RUNNING or not history.agent_open or records.has_loose(paths):
         return None
     try:
         line = _Line(paths)
@@ -73,9 +73,6 @@ def _take_turn(paths: MachinePaths, signals: CommandSignals) -> BlockingTurn | N
         return None
     lines = _first(line, paths)
     turn = BlockingTurn(lambda: next(lines), signals)
-    if not line.try_turn():
-        line.close()
-        return None
     turn.open(patience=_PATIENCE)
     return turn
 

@@ -87,6 +87,11 @@ def stems(paths: MachinePaths) -> list[str]:
     return sorted(stems, key=lambda stem: stem != FROZEN)
 
 
+def has_loose(paths: MachinePaths) -> bool:
+    """Whether something is to be undone, or file systems are frozen. Raises OSError."""
+    return any(stem == FROZEN or not ofd.is_path_locked(paths.leftover(stem)) for stem in stems(paths))
+
+
 def busy(paths: MachinePaths) -> Busy:
     """The error for file systems that somebody keeps frozen."""
     holder = _read_holder(paths.leftover(FROZEN))
