@@ -35,8 +35,8 @@ def exec_quickly(
 ) -> int | None:
     """Run a command in the guest of the running machine `name` until it ends, and return its exit code.
 
-    None where there is more to it, and nothing was started. Raises AgentError, DeadlineExceeded, NotRunning, and
-    CommandInterrupted as `signals` have it.
+    None where there is more to it, and nothing was started. CommandInterrupted ends it as `signals` have it. Raises
+    AgentError, DeadlineExceeded, NotRunning.
     """
     with ExitStack() as stack:
         try:
