@@ -7,7 +7,7 @@ guest, and left to `kvmctl.runtime.inside`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -67,20 +67,9 @@ def _take_turn(paths: MachinePaths, signals: CommandSignals) -> BlockingTurn | N
     history = derive(read_events(paths))
     if history.state is not State.RUNNING or not history.agent_open or records.has_loose(paths):
         return None
-    try:
-        line = _Line(paths)
-    except OSError:  # the agent is on a socket
-        return None
-    lines = _first(line, paths)
-    turn = BlockingTurn(lambda: next(lines), signals)
+    turn = BlockingTurn(lambda: _Line(paths), signals)
     turn.open(patience=_PATIENCE)
     return turn
-
-
-def _first(line: _Line, paths: MachinePaths) -> Iterator[_Line]:
-    yield line
-    while True:
-        yield _Line(paths)
 
 
 def _count_resets(events: Sequence[Event]) -> int:
