@@ -190,7 +190,7 @@ class BlockingTurn(Turns):
         """Take the channel and get in step within `patience` seconds. Raises AgentError and DeadlineExceeded."""
         session = go(self._open(patience=patience))
         session.patience = PATIENCE
-        self._session, self._taken = session, self._now()
+        self._take(session)
 
     async def rest(self) -> None:
         """Wait before asking the same again, and longer the longer nothing has come. Raises CommandInterrupted."""
@@ -228,7 +228,7 @@ def run_streamed(
     None where the guest can't stream, and nothing was started. Raises AgentError, DeadlineExceeded, CommandInterrupted,
     and what `puts` raise.
     """
-    command = Streamed(turn, puts, mark=mark)
+    command = Streamed(turn, puts, mark=mark, is_last=True)
     try:
         with signals.held():  # to be ended, it must be known
             has_begun = go(command.begin(argv, Setting()))

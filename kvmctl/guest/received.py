@@ -7,6 +7,8 @@ from typing import Final
 CHUNK: Final = 65536
 """Bytes that are read at once."""
 
+_SKIPPED_MAX: Final = 4096
+
 
 class LineTooLong(Exception):
     """What was looked for did not come within its limit."""
@@ -22,6 +24,8 @@ class Received:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._scanned = 0
+        self.skipped = b""
+        """The end of what was dropped."""
 
     def add(self, data: bytes) -> None:
         """More has come."""
@@ -43,6 +47,7 @@ class Received:
         """Drop everything up to and with the next `mark`, one byte; how much that was, and whether it was there."""
         at = self._buffer.find(mark)
         dropped = len(self._buffer) if at < 0 else at + 1
+        self.skipped = (self.skipped + bytes(self._buffer[max(0, dropped - _SKIPPED_MAX) : dropped]))[-_SKIPPED_MAX:]
         self._drop(dropped)
         return dropped, at >= 0
 
@@ -56,6 +61,11 @@ class Lines:
 
     def __init__(self) -> None:
         self._received = Received()
+
+    @property
+    def skipped(self) -> bytes:
+        """The end of what was dropped."""
+        return self._received.skipped
 
     async def read_line(self, *, limit: int) -> bytes:
         """The next line without its end. Raises LineTooLong past `limit` bytes, EOFError, OSError."""

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from kvmctl.errors import AgentError, DeadlineExceeded
 from kvmctl.guest.received import LineTooLong, TimeIsUp
-from kvmctl.guest.reply import find_sync_id, parse_reply
+from kvmctl.guest.reply import find_sync_id, parse_reply, take
 
 Request: TypeAlias = tuple[str, Mapping[str, object]]
 """A command of the agent, and its arguments."""
@@ -25,6 +25,8 @@ REPLY_MAX: Final = 4 << 20
 _STALE_MAX = 64 << 20
 """Bytes that may come before the agent is in step: the longest reply somebody else may have left behind."""
 _SYNC_MAX = 4096
+_STALE_LINES = 16
+"""Stale answers that are looked at."""
 _SENTINEL = b"\xff"
 _ABSENT = "Is qemu-guest-agent installed and running in the guest? Another client may be holding its channel."
 _SHUTDOWN_REFUSAL = 1.0
@@ -36,6 +38,10 @@ class Wire(Protocol):
 
     def within(self, seconds: float | None) -> AbstractAsyncContextManager[None]:
         """Give what is awaited in this context `seconds`. Raises TimeIsUp."""
+
+    @property
+    def skipped(self) -> bytes:
+        """The end of what was dropped on the way to a mark."""
 
     async def wait_for_turn(self) -> None:
         """Wait until the channel is ours."""
@@ -62,6 +68,9 @@ class Session:
         """Seconds for one answer."""
         self.in_step = False
         """Whether the next line will be the answer to the next request."""
+        self.orphans: list[int] = []
+        """Processes that were started for somebody who did not wait for the answer. The agent forgets how they ended
+        when it is asked, and nobody else will."""
 
     async def synchronise(self) -> None:
         """Get in step. Raises AgentError and DeadlineExceeded."""
@@ -72,6 +81,7 @@ class Session:
             await self._wire.send(_SENTINEL + _encode("guest-sync-delimited", {"id": token}))
             await self._find_answer(token)
         self.in_step = True
+        self.orphans = _find_pids(self._wire.skipped)
 
     async def _find_answer(self, token: int) -> None:
         stale = 0
@@ -115,6 +125,15 @@ class Session:
         if not self.in_step:
             raise AgentError(f"the guest agent can't be asked for {command!r}: an earlier answer is missing")
         self.in_step = False
+
+    async def leave(self, requests: Sequence[Request]) -> None:
+        """Ask for what is done whether somebody waits for the answers or not: nobody does, and this is the last word.
+
+        Raises AgentError and DeadlineExceeded.
+        """
+        self._begin(requests[0][0])
+        async with self._answering(requests[0][0], "the guest agent does not listen"):
+            await self._wire.send(b"".join(_encode(*request) for request in requests))
 
     async def shut_down(self, mode: str) -> None:
         """Ask for a shutdown, to which there is no reply unless it fails. Raises AgentError."""
@@ -167,6 +186,15 @@ async def open_session(connect: Callable[[], Wire], *, patience: float | None) -
 
 def _encode(command: str, arguments: Mapping[str, object]) -> bytes:
     return json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n"
+
+
+def _find_pids(stale: bytes) -> list[int]:
+    """The processes in answers to ``guest-exec`` that nobody has read."""
+    found = []
+    for line in stale.split(b"\n")[-_STALE_LINES:]:
+        with suppress(AgentError):
+            found.append(take(parse_reply(line, command="guest-exec"), "pid", int))
+    return found
 
 
 def _read_reply(line: bytes, command: str) -> Any:

@@ -32,6 +32,8 @@ GOODBYE: Final = 2.0
 """Seconds for ending what nobody waits for any more."""
 _LIKELY: Final = 16
 """Looks at the likeliest place before the others are looked at, too."""
+_QUICK: Final = 8
+"""Looks within which the guest is not to be kept from a command by what comes after it."""
 
 
 def make_mark() -> str:
@@ -64,8 +66,15 @@ class Stream:
 class Streamed:
     """One command whose output goes through a spool, from its beginning to its end."""
 
-    def __init__(self, talk: Talk, puts: Sequence[Callable[[bytes], None]], *, mark: str) -> None:
-        """`puts` take its output and what it complains of; `mark` is from `make_mark`."""
+    def __init__(
+        self, talk: Talk, puts: Sequence[Callable[[bytes], None]], *, mark: str, is_last: bool = False
+    ) -> None:
+        """`puts` take its output and what it complains of; `mark` is from `make_mark`.
+
+        With `is_last` nothing is to come after it, and for a command that ends within a few looks nobody waits until
+        its files are removed.
+        """
+        self._is_last = is_last
         self._talk = talk
         self._puts = puts
         self._mark = mark
@@ -77,6 +86,7 @@ class Streamed:
         self._opened: dict[str, File] = {}
         self._removal: int | None = None
         self._is_removed = False
+        self._looks = 0
 
     # -- its beginning
 
@@ -161,6 +171,7 @@ class Streamed:
         """
         asks, reads = self._asks(), [stream.file.reading() for stream in self._streams]
         replies = await self._talk.execute_all([*asks, *reads, *self._removing()])
+        self._looks += 1
         has_come = False
         if asks:
             self._end = parse_end(replies.pop(0))
@@ -172,17 +183,21 @@ class Streamed:
                 if not at_end:
                     await stream.drain(self._talk)
             self._streams = []
-        return self._end if self._is_removed else None, has_come or any(count for count, _ in taken)
+        is_over = self._is_removed or (self._is_last and self._removal is None)
+        return self._end if is_over else None, has_come or any(count for count, _ in taken)
 
     def _removing(self) -> list[Request]:
         """What is to be asked so that the files lose their names: not by the command's own shell, which can't know
         when they are open."""
-        if self._is_removed:
+        if self._is_removed or (self._is_last and self._looks < _QUICK):
             return []
         if self._removal is not None:
             return [status(self._removal)]
+        return [self._remove()]
+
+    def _remove(self) -> Request:
         names = [f"{self._stem}.stdout", f"{self._stem}.stderr"]
-        return [("guest-exec", {"path": "rm", "arg": ["-f", *names]})]
+        return "guest-exec", {"path": "rm", "arg": ["-f", *names]}
 
     def _note_removal(self, replies: Sequence[Any]) -> None:
         for reply in replies:
@@ -204,7 +219,9 @@ class Streamed:
         """Let the agent forget its streams. Raises AgentError and DeadlineExceeded."""
         closing = [file.closing() for name, file in self._opened.items() if name != self.stdin_path]
         self._opened.clear()
-        if closing:
+        if self._is_last:
+            await self._talk.leave(closing if self._is_removed else [*closing, self._remove()])
+        elif closing:
             for reply in await self._talk.execute_all(closing):
                 _checked(reply)
 

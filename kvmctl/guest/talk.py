@@ -33,6 +33,12 @@ class Talk(Protocol):
         Raises AgentError and DeadlineExceeded.
         """
 
+    async def leave(self, requests: Sequence[Request]) -> None:
+        """Ask for what is done whether somebody waits for the answers or not, and give the channel to the next.
+
+        Raises AgentError and DeadlineExceeded.
+        """
+
     def note_activity(self) -> None:
         """Something has begun or come: it is worth asking again soon."""
 
@@ -67,6 +73,14 @@ class Turns:
         """
         return await (await self._ready()).execute_all(requests, limit=limit)
 
+    async def leave(self, requests: Sequence[Request]) -> None:
+        """Ask for what is done whether somebody waits for the answers or not, and give the channel to the next.
+
+        Raises AgentError and DeadlineExceeded.
+        """
+        await (await self._ready()).leave(requests)
+        self.give_back()
+
     def note_activity(self) -> None:
         """Something has begun or come: it is worth asking again soon."""
         self._active = self._now()
@@ -86,9 +100,16 @@ class Turns:
 
     async def _ready(self) -> Session:
         if self._session is None:
-            self._session = await self._open()
-            self._taken = self._now()
+            self._take(await self._open())
+        assert self._session is not None  # noqa: S101  # just taken
+        if orphans := self._session.orphans:
+            self._session.orphans = []
+            await self._session.execute_all([("guest-exec-status", {"pid": pid}) for pid in orphans])
         return self._session
+
+    def _take(self, session: Session) -> None:
+        self._session = session
+        self._taken = self._now()
 
     async def _open(self) -> Session:
         raise NotImplementedError

@@ -21,8 +21,9 @@ from kvmctl.guest.command import End
 from kvmctl.guest.run import run
 from kvmctl.guest.session import Session
 from kvmctl.guest.spool import make_mark
+from kvmctl.guest.turn import Turn
 from kvmctl.guest.wire import SocketLine
-from kvmctl.testing.fakeagent import FakeAgent, after_sync, hang_up, silent
+from kvmctl.testing.fakeagent import Channel, FakeAgent, after_sync, hang_up, obey, silent
 
 from .local_agent import LocalCommands
 
@@ -149,6 +150,31 @@ def test_what_needs_an_event_loop_is_not_run_without_one() -> None:
 
     with pytest.raises(RuntimeError, match="without one"):
         go(sleeps())
+
+
+async def test_the_next_client_lets_the_agent_forget_what_nobody_has_asked_after() -> None:
+    asked: list[object] = []
+
+    def status(arguments: dict[str, object]) -> object:
+        asked.append(arguments["pid"])
+        return {"exited": True, "exitcode": 0}
+
+    async def late(agent: FakeAgent, channel: Channel) -> None:
+        """As a channel whose last client has left before the answers came."""
+        await channel.say(b'{"return": {}}\n{"return": {"pid": 4711}}\n{"return": {"pid": true}}\nnonsense\n')
+        await obey(agent, channel)
+
+    async with FakeAgent({"guest-exec-status": status}, behaviour=late) as fake, Turn(Agent(fake.connect)) as turn:
+        assert await turn.execute("guest-ping") == {}
+    assert asked == [4711]
+
+
+async def test_the_last_word_is_heard_and_not_waited_for(connect: Connect, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    os.mkfifo(made)
+    async with Turn(Agent(connect)) as turn:
+        await turn.leave([("guest-exec", {"path": "sh", "arg": ["-c", f"echo done >{made}"]})])
+        assert await asyncio.to_thread(made.read_text) == "done\n"
 
 
 async def test_requests_that_go_together_are_answered_in_order_and_a_refusal_is_one_of_them(connect: Connect) -> None:
