@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from kvmctl.errors import WaitFailed as WaitFailed
     from kvmctl.guest.agent import Agent as Agent
     from kvmctl.guest.agent import AgentInfo as AgentInfo
+    from kvmctl.guest.blocking import CommandInterrupted as CommandInterrupted
+    from kvmctl.guest.blocking import CommandSignals as CommandSignals
     from kvmctl.guest.copy import Copied as Copied
     from kvmctl.guest.info import GuestFileSystem as GuestFileSystem
     from kvmctl.guest.info import GuestInfo as GuestInfo
@@ -143,6 +145,7 @@ if TYPE_CHECKING:
     from kvmctl.runtime.ops import Balloon as Balloon
     from kvmctl.runtime.pool import Pool as Pool
     from kvmctl.runtime.prepare import prepare as prepare
+    from kvmctl.runtime.quickexec import exec_quickly as exec_quickly
     from kvmctl.runtime.raising import Profile as Profile
     from kvmctl.runtime.reach import Address as Address
     from kvmctl.runtime.reach import find_addresses as find_addresses
@@ -232,6 +235,8 @@ _HOME = {
     "GuestOs": "kvmctl.guest.info",
     "GuestUser": "kvmctl.guest.info",
     "Terminal": "kvmctl.guest.init.session",
+    "CommandInterrupted": "kvmctl.guest.blocking",
+    "CommandSignals": "kvmctl.guest.blocking",
     "Control": "kvmctl.guest.run",
     "ExecResult": "kvmctl.guest.run",
     "Login": "kvmctl.guest.ssh",
@@ -316,6 +321,7 @@ _HOME = {
     "Pool": "kvmctl.runtime.pool",
     "prepare": "kvmctl.runtime.prepare",
     "Profile": "kvmctl.runtime.raising",
+    "exec_quickly": "kvmctl.runtime.quickexec",
     "Address": "kvmctl.runtime.reach",
     "find_addresses": "kvmctl.runtime.reach",
     "find_login": "kvmctl.runtime.reach",

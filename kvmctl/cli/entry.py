@@ -1,4 +1,5 @@
-"""The console script: typer reads the command line, but for that of a plain ``kvmctl start NAME``.
+"""The console script: typer reads the command line, but for a plain ``kvmctl start NAME``, and ``exec NAME COMMAND``.
+
 
 typer takes as long to import as QEMU takes to come up, and there is nothing to read: who types only that, or starts
 machines by the dozen, need not wait for it.
@@ -15,12 +16,22 @@ COMPLETE_VAR = "_KVMCTL_COMPLETE"
 """The environment variable by which a shell's completion script asks for completions."""
 
 
+def _exec(words: list[str]) -> None:
+    """Run a command in a guest, quickly where it is a plain one, and the machine as it is most of the time."""
+    executing = import_module("kvmctl.cli.executing")
+    if (plain := executing.find_plain(words)) is not None:
+        executing.main(*plain)  # returns where there is more to it
+    import_module("kvmctl.cli.main").main()
+
+
 def main() -> None:
     """Run this process's command line and exit with its status."""
     try:
         match sys.argv[1:]:
             case ["start", machine] if not machine.startswith("-") and COMPLETE_VAR not in os.environ:
                 import_module("kvmctl.cli.starting").main(machine)
+            case ["exec", *words] if COMPLETE_VAR not in os.environ:
+                _exec(words)
             case _:
                 import_module("kvmctl.cli.main").main()
     finally:

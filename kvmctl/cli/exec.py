@@ -10,10 +10,10 @@ import typer
 from kvmctl import Control, ExecResult, KvmctlError, Vm, attach, run_inside
 from kvmctl.cli import output, session
 from kvmctl.cli.arguments import Name
+from kvmctl.cli.executing import OUR_FAILURE
 from kvmctl.cli.streams import Interrupted, signals_to, stdin_pieces
 
 TIMED_OUT: Final = 124
-OUR_FAILURE: Final = 125
 
 
 class Way(StrEnum):

@@ -16,7 +16,8 @@ import typer
 import kvmctl
 from kvmctl import KvmctlError
 from kvmctl.cli import output, session, terminal
-from kvmctl.cli.exec import OUR_FAILURE, TIMED_OUT
+from kvmctl.cli.exec import TIMED_OUT
+from kvmctl.cli.executing import OUR_FAILURE
 
 if TYPE_CHECKING:  # the names are bound when a machine of this kind is made: kvmctl run has others
     from kvmctl import HostRoot, HostRootVm, Terminal

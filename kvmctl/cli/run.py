@@ -15,7 +15,8 @@ import kvmctl
 from kvmctl import Exit, ExitReason, KvmctlError, Verdict, Vm, open_console, stop
 from kvmctl.cli import hostroot, output, session, terminal
 from kvmctl.cli.arguments import OptionalSpec, complete_template
-from kvmctl.cli.exec import OUR_FAILURE, TIMED_OUT, stream
+from kvmctl.cli.exec import TIMED_OUT, stream
+from kvmctl.cli.executing import OUR_FAILURE
 from kvmctl.cli.pulling import pulling_what_is_missing
 
 _GOOD_ENDS: Final = {ExitReason.GUEST_SHUTDOWN, ExitReason.GUEST_RESET, ExitReason.HOST_QUIT}

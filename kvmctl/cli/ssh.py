@@ -27,7 +27,7 @@ from kvmctl import (
 )
 from kvmctl.cli import output, session
 from kvmctl.cli.arguments import Name, complete_machine
-from kvmctl.cli.exec import OUR_FAILURE
+from kvmctl.cli.executing import OUR_FAILURE
 
 _SSH_FAILED: Final = 255
 _PASSED_ON: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)

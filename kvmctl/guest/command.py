@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from kvmctl.errors import AgentError
-from kvmctl.guest.agent import REPLY_MAX
 from kvmctl.guest.reply import take, take_bytes
-from kvmctl.guest.turn import Turn
+from kvmctl.guest.session import REPLY_MAX, Request
+from kvmctl.guest.talk import Talk
 
 STDIN_MAX: Final = 32 << 20
 """Bytes of input a command can be given: it goes in one request, and the agent's parser takes 64 MiB."""
@@ -18,8 +17,7 @@ _OUTPUT_MAX: Final = 48 << 20
 """Bytes of a reply with output: the agent cuts stdout and stderr at 16 MiB each, and base64 makes 4 of 3."""
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """How a command ended. Output is what the agent captured, if it was asked to."""
 
     exit_code: int
@@ -31,7 +29,7 @@ class End:
     """The agent cut the output (at 16 MiB)."""
 
 
-async def start_command(turn: Turn, argv: Sequence[str], *, stdin: bytes = b"", capture: bool = False) -> int:
+async def start_command(turn: Talk, argv: Sequence[str], *, stdin: bytes = b"", capture: bool = False) -> int:
     """Start a command; returns its process id in the guest. Raises AgentError and DeadlineExceeded."""
     check_command(argv, stdin=stdin)
     arguments: dict[str, object] = {"path": argv[0], "arg": list(argv[1:]), "capture-output": capture}
@@ -42,17 +40,26 @@ async def start_command(turn: Turn, argv: Sequence[str], *, stdin: bytes = b"", 
     return pid
 
 
-async def find_end(turn: Turn, pid: int, *, captured: bool = False) -> End | None:
+async def find_end(turn: Talk, pid: int, *, captured: bool = False) -> End | None:
     """How the command ended, told once; None while it runs. Raises AgentError and DeadlineExceeded."""
-    try:
-        reply = await turn.execute("guest-exec-status", {"pid": pid}, limit=_OUTPUT_MAX if captured else REPLY_MAX)
-    except AgentError as error:
-        if error.error_class != "GenericError":
-            raise
+    (reply,) = await turn.execute_all([status(pid)], limit=_OUTPUT_MAX if captured else REPLY_MAX)
+    return parse_end(reply)
+
+
+def status(pid: int) -> Request:
+    """The request that asks how a command ended; see `parse_end`."""
+    return "guest-exec-status", {"pid": pid}
+
+
+def parse_end(reply: Any) -> End | None:
+    """How a command ended, from the reply or the refusal; None while it runs. Raises AgentError."""
+    if isinstance(reply, AgentError):
+        if reply.error_class != "GenericError":
+            raise reply
         raise AgentError(
             "the guest agent does not know the command any more: the guest, or the agent, was restarted meanwhile",
-            detail=error.summary,
-        ) from error
+            detail=reply.summary,
+        ) from reply
     if not take(reply, "exited", bool):
         return None
     signal = take(reply, "signal", int, 0)
@@ -65,7 +72,7 @@ async def find_end(turn: Turn, pid: int, *, captured: bool = False) -> End | Non
     )
 
 
-async def run_captured(turn: Turn, argv: Sequence[str], *, stdin: bytes = b"") -> End:
+async def run_captured(turn: Talk, argv: Sequence[str], *, stdin: bytes = b"") -> End:
     """Start a command and wait for its end; its output comes with it. Raises AgentError and DeadlineExceeded."""
     pid = await start_command(turn, argv, stdin=stdin, capture=True)
     while (end := await find_end(turn, pid, captured=True)) is None:

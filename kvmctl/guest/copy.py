@@ -15,14 +15,14 @@ from typing import Literal, TypeAlias
 
 from kvmctl.errors import AgentError, CopyFailed, DeadlineExceeded
 from kvmctl.guest import copyagent
-from kvmctl.guest.agent import Agent, Connect
+from kvmctl.guest.agent import Agent
 from kvmctl.guest.arrival import begin_arrival, choose_place
 from kvmctl.guest.beside import beside
 from kvmctl.guest.copyscripts import NO_PORT, RECEIVE, SEND
 from kvmctl.guest.departure import Departure, Part, look_at
 from kvmctl.guest.farend import FarEnd
 from kvmctl.guest.pack import open_member
-from kvmctl.guest.port import Port
+from kvmctl.guest.port import Connect, Port
 from kvmctl.guest.progress import OnProgress, Progress
 from kvmctl.guest.spool import make_mark
 from kvmctl.guest.turn import Turn

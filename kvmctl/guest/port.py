@@ -13,10 +13,13 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from io import FileIO
-from typing import Final
+from typing import Final, TypeAlias
 
 from kvmctl.errors import AgentError, CopyFailed
 from kvmctl.guest.reply import quote
+
+Connect: TypeAlias = Callable[[], socket.socket]
+"""Makes a connection to the port, or queues for one; raises OSError."""
 
 _CHUNK: Final = 1 << 20
 _STALE_MAX: Final = 64 << 20

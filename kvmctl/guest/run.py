@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 from kvmctl.errors import AgentError, DeadlineExceeded, KvmctlError
 from kvmctl.guest.agent import Agent
@@ -19,8 +20,8 @@ from kvmctl.guest.beside import beside
 from kvmctl.guest.command import End, check_command, find_end, run_captured, start_command
 from kvmctl.guest.feed import Feed
 from kvmctl.guest.files import open_file
-from kvmctl.guest.shell import END, KILL, SHELL, Setting, become
-from kvmctl.guest.spool import GOODBYE, Spool, find_spool, make_mark
+from kvmctl.guest.shell import END, SHELL, Setting, become
+from kvmctl.guest.spool import GOODBYE, Streamed, make_mark
 from kvmctl.guest.turn import Turn
 
 OnOutput: TypeAlias = Callable[[bytes], None]
@@ -66,11 +67,6 @@ class Control:
         self.wake.clear()
         while self._signals:
             yield int(self._signals.popleft())
-
-    async def deliver(self, turn: Turn, pid: int) -> None:
-        """Send process `pid` of the guest what it was sent here."""
-        for number in self.take():
-            await run_captured(turn, [SHELL, "-c", KILL, "kvmctl", str(pid), str(number)])
 
 
 class Sink:
@@ -126,14 +122,16 @@ async def run(
     pieces = None if isinstance(stdin, bytes) else stdin
     is_streamed = on_stdout or on_stderr or control or pieces is not None
     async with Turn(agent) as turn:
-        if is_streamed and (
-            spool := await find_spool(
-                turn, [sink.put for sink in sinks], mark=mark or make_mark(), has_stdin=pieces is not None
+        end = None
+        if is_streamed:
+            streamed = _Streamed(
+                turn,
+                Streamed(turn, [sink.put for sink in sinks], mark=mark or make_mark()),
+                control or Control(),
+                pieces,
             )
-        ):
-            words = become(argv, setting, stem=spool.stem)
-            end = await _Streamed(turn, spool, control or Control(), pieces).run(words, stdin=whole)
-        else:
+            end = await streamed.run(argv, setting, stdin=whole)
+        if end is None:
             end = await _run_kept(turn, argv, setting, whole if pieces is None else await _gather(pieces))
             sinks[0].put(end.stdout)
             sinks[1].put(end.stderr)
@@ -177,8 +175,14 @@ async def _start_and_wait(turn: Turn, argv: Sequence[str], stdin: bytes) -> End:
     except DeadlineExceeded:
         raise
     except BaseException:
-        await _abandon(turn, starting)
+        await _abandon(starting, partial(_end_kept, turn, starting))
         raise
+
+
+async def _end_kept(turn: Turn, starting: asyncio.Future[int]) -> None:
+    turn.give_back()  # an answer may be on its way: the goodbye needs a channel that is in step
+    if not starting.exception():
+        await run_captured(turn, [SHELL, "-c", END, "kvmctl", str(starting.result())])
 
 
 async def _wait_kept(turn: Turn, pid: int) -> End:
@@ -217,73 +221,62 @@ async def _is_gone(turn: Turn, pid: int) -> bool:
 
 @dataclass(slots=True)
 class _Streamed:
-    """One command whose output goes through a spool."""
+    """One command whose output goes through a spool, our signals and our input on their way to it."""
 
     turn: Turn
-    spool: Spool
+    command: Streamed
     control: Control
     pieces: AsyncIterable[bytes] | None
     feed: Feed | None = None
 
-    async def run(self, argv: Sequence[str], *, stdin: bytes) -> End:
-        starting = asyncio.ensure_future(start_command(self.turn, argv, stdin=stdin))  # to be ended, it must be known
+    async def run(self, argv: Sequence[str], setting: Setting, *, stdin: bytes) -> End | None:
+        """Its end; None where the guest can't stream, and nothing was started."""
+        begin = self.command.begin(argv, setting, stdin=stdin, has_stdin=self.pieces is not None)
+        beginning = asyncio.ensure_future(begin)  # to be ended, it must be known
         try:
-            await asyncio.wait([starting])
-            end = await self._wait(starting.result())
+            await asyncio.wait([beginning])
+            if not beginning.result():
+                return None
+            end = await self._wait()
             await self._close()
-            return end
         except DeadlineExceeded:
             raise  # the agent would not hear a goodbye either
         except BaseException:
-            await _abandon(self.turn, starting, spool=self.spool, close=self._close)
+            await _abandon(beginning, self.command.abandon)
             raise
-
-    async def _wait(self, pid: int) -> End:
-        if self.pieces is None or self.spool.stdin is None:
-            return await self._follow(pid)
-        self.feed = Feed(self.pieces, self.spool.stdin, path=f"{self.spool.stem}.stdin", wake=self.control.wake)
-        async with beside(self.feed.collect()):
-            return await self._follow(pid)
-
-    async def _follow(self, pid: int) -> End:
-        turn = self.turn
-        while (end := await find_end(turn, pid)) is None:
-            await self.control.deliver(turn, pid)
-            counts = [(await stream.read(turn))[0] for stream in self.spool.streams]
-            is_fed = self.feed is not None and await self.feed.deliver(turn)
-            if is_fed or any(counts):
-                turn.note_activity()
-            await turn.rest(wake=self.control.wake)
-        for stream in self.spool.streams:
-            await stream.drain(turn)
         return end
+
+    async def _wait(self) -> End:
+        if self.pieces is None or self.command.stdin is None:
+            return await self._follow()
+        self.feed = Feed(self.pieces, self.command.stdin, path=self.command.stdin_path, wake=self.control.wake)
+        async with beside(self.feed.collect()):
+            return await self._follow()
+
+    async def _follow(self) -> End:
+        while True:
+            for number in self.control.take():
+                await self.command.signal(number)
+            end, has_come = await self.command.look()
+            if end is not None:
+                return end
+            is_fed = self.feed is not None and await self.feed.deliver(self.turn)
+            if is_fed or has_come:
+                self.turn.note_activity()
+            await self.turn.rest(wake=self.control.wake)
 
     async def _close(self) -> None:
         if self.feed is not None:
             await self.feed.close(self.turn)
-        elif self.spool.stdin is not None:
-            await self.spool.stdin.close(self.turn)
-        await self.spool.close(self.turn)
+        await self.command.close()
 
 
-async def _abandon(
-    turn: Turn,
-    starting: asyncio.Future[int],
-    *,
-    spool: Spool | None = None,
-    close: Callable[[], Awaitable[None]] | None = None,
-) -> None:
+async def _abandon(starting: asyncio.Future[Any], end: Callable[[], Awaitable[None]]) -> None:
     """End a command that nobody waits for, as far as that can be done in a moment."""
     try:
         with suppress(KvmctlError, TimeoutError):
             async with asyncio.timeout(GOODBYE):
                 await asyncio.wait([starting])
-                turn.give_back()  # an answer may be on its way: the goodbye needs a channel that is in step
-                if not starting.exception():
-                    await run_captured(turn, [SHELL, "-c", END, "kvmctl", str(starting.result())])
-                if spool is not None:
-                    await spool.remove(turn)
-                if close is not None:
-                    await close()
+                await end()
     finally:
         starting.cancel()

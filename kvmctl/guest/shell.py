@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from kvmctl.errors import AgentError
 
@@ -20,12 +19,31 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\$?")
 
 BECOME: Final = r"""
 if [ -n "$1" ]; then
-    exec >>"$1.stdout" 2>>"$1.stderr"
-    [ -p "$1.stdin" ] && exec <"$1.stdin"
-    rm -f "$1.stdout" "$1.stderr" "$1.stdin"
+    # Without a fork, which $(umask) would take.
+    while read -r key value; do
+        if [ "$key" = Umask: ]; then mask=$value; break; fi
+    done </proc/self/status
+    mask=${mask:-$(umask)}
+    umask 077
+    set -C
+    for place in /var/tmp /tmp /run /dev/shm; do
+        if { [ -z "$2" ] || mkfifo "$place/$1.stdin"; } && true >"$place/$1.stdout" && true >"$place/$1.stderr"; then
+            stem=$place/$1
+            break
+        fi
+        rm -f "$place/$1.stdin" "$place/$1.stdout" "$place/$1.stderr"
+    done
+    [ -n "$stem" ] || exit 213
+    set +C
+    umask "$mask"
+    exec >>"$stem.stdout" 2>>"$stem.stderr"
+    if [ -n "$2" ]; then
+        exec <"$stem.stdin"
+        rm -f "$stem.stdin"
+    fi
+    command -v setsid >/dev/null && session=setsid
 fi
-[ -n "$1" ] && session=$(command -v setsid)
-shift
+shift 2
 while [ "$1" != -- ]; do
     case $1 in
         cd=*) cd -- "${1#cd=}" || exit 126 ;;
@@ -36,6 +54,10 @@ while [ "$1" != -- ]; do
                 echo "kvmctl: the guest has no user '$user'" >&2
                 exit 126
             }
+            ;;
+        env=PATH=*)
+            [ -z "$session" ] || session=$(command -v setsid)
+            export "${1#env=}"
             ;;
         env=*) export "${1#env=}" ;;
     esac
@@ -62,11 +84,16 @@ END
 fi
 exec $session "$@"
 """
-"""Becomes the command: ``STEM [env=NAME=VALUE|cd=DIRECTORY|user=NAME|line=COMMAND]... -- COMMAND``.
+"""Becomes the command: ``MARK STDIN [env=NAME=VALUE|cd=DIRECTORY|user=NAME|line=COMMAND]... -- COMMAND``.
 
-With a stem, the files of that name are its output, and input, and lose their names. Then it has a session of its own
-where the guest has ``setsid``, so that a signal reaches what it has started too.
+With a mark, it makes files of that name in one of `PLACES`, for its user only, which are the command's output; and,
+where STDIN is not empty, a FIFO, which is its input and loses its name when it is open. Then the command has a session
+of its own where the guest has ``setsid``, so that a signal reaches what it has started too. `NO_PLACE` is its exit code
+where the files could not be made; there is no command then.
 """
+
+PLACES: Final = ("/var/tmp", "/tmp", "/run", "/dev/shm")  # noqa: S108  # of the guest; the names can't be guessed
+NO_PLACE: Final = 213
 
 KILL: Final = r"""
 kill -s "$2" -- "-$1" 2>/dev/null || kill -s "$2" "$1"
@@ -82,6 +109,13 @@ done
 kill -s KILL -- "-$1" 2>/dev/null || kill -s KILL "$1"
 """
 """Ends process ``$1``, and all of its group where it leads one: asked first, made to a second later."""
+
+REMOVE: Final = r"""
+for place in /var/tmp /tmp /run /dev/shm; do
+    rm -f "$place/$1.stdout" "$place/$1.stderr" "$place/$1.stdin"
+done
+"""
+"""Removes the files called ``$1``."""
 
 END_MARKED: Final = r"""
 find_all() {
@@ -110,11 +144,10 @@ done
 """Ends whatever has the mark ``$1`` among its words or open files, and removes the files of that name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """What a command of the guest finds around it."""
 
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = {}  # a mapping that nobody writes
     """Variables added to the agent's own."""
     user: str | None = None
     """The user of the guest it runs as, with their groups and home; the agent's own, root, unless given."""
@@ -142,9 +175,10 @@ class Setting:
         return found
 
 
-def become(argv: Sequence[str], setting: Setting, *, stem: str = "") -> list[str]:
-    """`argv` as started by the shell that becomes it; its streams are the files at `stem`, where that is given."""
-    return [SHELL, "-c", BECOME, "kvmctl", stem, *setting.words(argv), "--", *argv]
+def become(argv: Sequence[str], setting: Setting, *, mark: str = "", has_stdin: bool = False) -> list[str]:
+    """`argv` as started by the shell that becomes it; its streams are files called `mark`, where that is given."""
+    stdin = "stdin" if has_stdin else ""
+    return [SHELL, "-c", BECOME, "kvmctl", mark, stdin, *setting.words(argv), "--", *argv]
 
 
 def check_env(env: Mapping[str, str]) -> None:

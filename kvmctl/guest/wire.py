@@ -1,64 +1,108 @@
-"""Lines on a stream socket, read with bounds: a guest may send anything, and as much of it as it likes."""
+"""Lines on a channel, read with bounds: a guest may send anything, and as much of it as it likes.
+
+This is the edge in asyncio; `kvmctl.guest.blocking` is the one without.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
 
-_CHUNK = 65536
+from kvmctl.guest.received import CHUNK, Lines, TimeIsUp
 
 
-class LineTooLong(Exception):
-    """What was looked for did not come within its limit."""
+class Line(Protocol):
+    """A client's way through a channel: descriptors that don't block, which may be one and the same."""
+
+    reader: int
+    writer: int
+
+    async def wait_for_turn(self) -> None:
+        """Wait until nobody else has the channel, where that is not the channel's own affair. Raises OSError."""
+
+    def close(self) -> None:
+        """Hang up."""
 
 
-class Wire:
-    """One connection. It never holds more than a line's limit and one chunk; what is skipped is not kept at all."""
+class SocketLine:
+    """A connected socket, whose other end serves one client after the other."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.settimeout(0)
         self._socket = connection
-        self._buffer = bytearray()
+        self.reader = self.writer = connection.fileno()
 
-    async def send(self, data: bytes) -> None:
-        """Send all of `data`. Raises OSError."""
-        await asyncio.get_running_loop().sock_sendall(self._socket, data)
-
-    async def read_line(self, *, limit: int) -> bytes:
-        """The next line without its end. Raises LineTooLong past `limit` bytes, EOFError, OSError."""
-        scanned = 0
-        while (end := self._buffer.find(b"\n", scanned)) < 0:
-            scanned = len(self._buffer)
-            if scanned > limit:
-                raise LineTooLong
-            await self._fill()
-        line = bytes(memoryview(self._buffer)[:end])
-        del self._buffer[: end + 1]
-        return line
-
-    async def skip_past(self, mark: bytes, *, limit: int) -> int:
-        """Drop everything up to and with the next `mark`, one byte; returns how much.
-
-        Raises LineTooLong where it does not come within `limit` bytes, EOFError, OSError.
-        """
-        dropped = 0
-        while (at := self._buffer.find(mark)) < 0:
-            dropped += len(self._buffer)
-            self._buffer.clear()
-            if dropped > limit:
-                raise LineTooLong
-            await self._fill()
-        del self._buffer[: at + 1]
-        return dropped + at + 1
-
-    async def _fill(self) -> None:
-        data = await asyncio.get_running_loop().sock_recv(self._socket, _CHUNK)
-        if not data:
-            raise EOFError
-        self._buffer += data
-        # sock_recv doesn't give way while there is data: against a flood no deadline would ever be looked at.
-        await asyncio.sleep(0)
+    async def wait_for_turn(self) -> None:
+        """The backlog is the queue: the other end reads when it is our turn."""
 
     def close(self) -> None:
         """Hang up."""
         self._socket.close()
+
+
+class Wire(Lines):
+    """One connection. It never holds more than a line's limit and one chunk; what is skipped is not kept at all."""
+
+    def __init__(self, connection: socket.socket | Line) -> None:
+        super().__init__()
+        self._line: Line = SocketLine(connection) if isinstance(connection, socket.socket) else connection
+
+    @asynccontextmanager
+    async def within(self, seconds: float | None) -> AsyncIterator[None]:
+        """Give what is awaited in this context `seconds`. Raises TimeIsUp."""
+        try:
+            async with asyncio.timeout(seconds) as scope:
+                yield
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise TimeIsUp from None
+
+    async def wait_for_turn(self) -> None:
+        """Wait until the channel is ours. Raises OSError."""
+        await self._line.wait_for_turn()
+
+    async def send(self, data: bytes) -> None:
+        """Send all of `data`. Raises OSError."""
+        loop, left = asyncio.get_running_loop(), memoryview(data)
+        while left:
+            try:
+                left = left[os.write(self._line.writer, left) :]
+            except BlockingIOError:
+                await _ready(self._line.writer, loop.add_writer, loop.remove_writer)
+
+    async def _read(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                # Before it is waited for: a FIFO that nobody writes to any more says so to who reads, and not always
+                # to who polls.
+                data = os.read(self._line.reader, CHUNK)
+                break
+            except BlockingIOError:
+                await _ready(self._line.reader, loop.add_reader, loop.remove_reader)
+        if not data:
+            raise EOFError
+        # This doesn't give way while there is data: against a flood no deadline would ever be looked at.
+        await asyncio.sleep(0)
+        return data
+
+    def close(self) -> None:
+        """Hang up."""
+        self._line.close()
+
+
+async def _ready(
+    descriptor: int, add: Callable[[int, Callable[[], None]], object], remove: Callable[[int], object]
+) -> None:
+    """Wait until the event loop says that there is something to be done with `descriptor`."""
+    ready = asyncio.Event()
+    add(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        remove(descriptor)

@@ -25,6 +25,20 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
+def try_lock_byte(descriptor: int, start: int) -> bool:
+    """Take the write lock on one byte of the open file; False where another open file has it."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def unlock_byte(descriptor: int, start: int) -> None:
+    """Give back the lock on one byte of the open file."""
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, start, 1, 0))
+
+
 def try_share(descriptor: int) -> bool:
     """Take a read lock on the whole of the open file; False where another open file has the write lock."""
     try:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from kvmctl.plan.features import Feature
 from kvmctl.plan.layers import CopyImage, SharedLock
-from kvmctl.plan.model import CopySecret, Input, OpenFile, Plan, QmpStep, Step, StoreSecret
+from kvmctl.plan.model import CopySecret, Input, MakeFifos, OpenFile, Plan, QmpStep, Step, StoreSecret
 from kvmctl.plan.option import Fd, Option, Value, jsonopt, text
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.plan.share import InputDirectory
@@ -180,8 +180,8 @@ def _block_node(option: Option, own: tuple[Layer, ...]) -> Iterator[Option]:
 
 
 def _steps(plan: Plan) -> Iterator[Step]:
-    """Secrets are made for every run; all else was made with the template."""
-    yield from (step for step in plan.steps if isinstance(step, StoreSecret | CopySecret))
+    """Secrets and channels are made for every run; all else was made with the template."""
+    yield from (step for step in plan.steps if isinstance(step, StoreSecret | CopySecret | MakeFifos))
 
 
 def _inputs(plan: Plan, own: tuple[Layer, ...]) -> Iterator[Input | InputDirectory]:

@@ -108,6 +108,12 @@ class StoreSecret(NamedTuple):
     key: str
 
 
+class MakeFifos(NamedTuple):
+    """A pair of FIFOs, ``PATH.in`` for QEMU to read and ``PATH.out`` for it to write: always open, whoever comes."""
+
+    path: str
+
+
 class CopySecret(NamedTuple):
     """A secret in the file `source`, to be written to `path` (0600) without the line break at its end."""
 
@@ -117,7 +123,7 @@ class CopySecret(NamedTuple):
 
 
 Step: TypeAlias = (
-    CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret | AddLayer | CopyImage | telling.Step
+    CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret | MakeFifos | AddLayer | CopyImage | telling.Step
 )
 
 
@@ -257,7 +263,7 @@ _CLASSES: Final[dict[str, Any]] = {
     cls.__name__: cls
     for cls in (
         Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CreateOverlay, CopyNvram,
-        StoreSecret, CopySecret, Input, InputDirectory, Port, QmpStep, Console, Disk, Network, Guest,
+        StoreSecret, CopySecret, MakeFifos, Input, InputDirectory, Port, QmpStep, Console, Disk, Network, Guest,
         SharedDirectory, Helper, Tree, Fd, SharedLock, AddLayer, CopyImage, *telling.CLASSES,
     )
 }  # fmt: skip

@@ -208,8 +208,18 @@ class MachinePaths(NamedTuple):
 
     @property
     def agent(self) -> str:
-        """The guest agent's channel."""
+        """The guest agent's channel, where it is a serial port."""
         return join(self.run, "agent.sock")
+
+    @property
+    def agent_fifos(self) -> str:
+        """The guest agent's channel, where it is a virtio port: two FIFOs, ``.in`` for QEMU to read and ``.out``."""
+        return join(self.run, "agent")
+
+    @property
+    def agent_lock(self) -> str:
+        """Locked by whoever has the FIFOs, and by whoever is next."""
+        return join(self.run, "agent.lock")
 
     @property
     def transfer(self) -> str:

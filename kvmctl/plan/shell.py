@@ -20,6 +20,7 @@ from kvmctl.plan.model import (
     CreateImage,
     CreateOverlay,
     Listen,
+    MakeFifos,
     OpenFile,
     Plan,
     Step,
@@ -124,7 +125,7 @@ def _told_lines(step: MakeKeys | TellGuest) -> Iterator[str]:
 
 
 def _file_lines(
-    step: CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret | AddLayer | CopyImage,
+    step: CreateImage | CreateOverlay | CopyNvram | StoreSecret | CopySecret | MakeFifos | AddLayer | CopyImage,
 ) -> Iterator[str]:
     path = quote(step.path)
     yield f"mkdir -p -m 700 {quote(dirname(step.path))}"
@@ -140,6 +141,9 @@ def _file_lines(
             yield f'( umask 077; printf %s "${step.variable}" >{path} )'
         case CopySecret():
             yield f"( umask 077; tr -d '\\r\\n' <{quote(step.source)} >{path} )"
+        case MakeFifos():
+            fifos = f"{quote(step.path + '.in')} {quote(step.path + '.out')}"
+            yield f"rm -f {fifos}; mkfifo -m 600 {fifos}"
         case AddLayer():
             backing = f"-F {step.backing_format} -b {quote(step.backing)}"
             yield f"[ -e {path} ] || qemu-img create -q -f qcow2 {backing} {path}"

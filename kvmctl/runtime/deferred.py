@@ -6,17 +6,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from kvmctl.runtime.store import find_roots
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from inotify_simple import INotify
+
     from kvmctl.errors import KvmctlError, NotFound
-    from kvmctl.guest.agent import Agent, Connect
+    from kvmctl.guest.agent import Agent
     from kvmctl.guest.copy import Copied
     from kvmctl.guest.info import GuestInfo
+    from kvmctl.guest.port import Connect
     from kvmctl.guest.progress import OnProgress
     from kvmctl.guest.upkeep import Trimmed
     from kvmctl.image.holders import Holder
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from kvmctl.runtime.events import Event, Exit
     from kvmctl.runtime.helpers import RunningHelper
     from kvmctl.runtime.neighbours import Neighbour
+    from kvmctl.runtime.process import Process
     from kvmctl.verdict import Verdict
 
 
@@ -202,3 +206,18 @@ async def trim(agent: Agent, *, minimum: int) -> list[Trimmed]:
     """`kvmctl.guest.upkeep.trim`."""
     trimmed: list[Trimmed] = await import_module("kvmctl.guest.upkeep").trim(agent, minimum=minimum)
     return trimmed
+
+
+def watch_lock(path: str) -> INotify:
+    """`kvmctl.runtime.agentline.watch_lock`."""
+    watch: INotify = import_module("kvmctl.runtime.agentline").watch_lock(path)
+    return watch
+
+
+def raise_explained(error: KvmctlError, paths: MachinePaths, process: Process, *, resets: int) -> NoReturn:
+    """`kvmctl.runtime.inner.Inner.raise_explained`, of the machine that `process` is, or was."""
+    plan = import_module("kvmctl.runtime.attach").read_plan(paths)
+    journal = import_module("kvmctl.runtime.journal").Journal(paths)
+    vm = import_module("kvmctl.runtime.vm").Vm(plan, paths, process, journal)
+    import_module("asyncio").run(vm.raise_explained(error, resets=resets))
+    raise error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from _thread import get_ident  # threading itself costs `list` too much
 from contextlib import ExitStack, suppress
 
@@ -112,11 +111,28 @@ def size_of(path: str) -> int:
 def remove_tree(path: str) -> None:
     """Remove `path` and all below it; nothing to do where it is not there. Raises StateError."""
     try:
-        shutil.rmtree(path)
+        # By hand, for shutil brings three compressors with it, and every command would import them.
+        for _, directories, names, here in os.fwalk(path, topdown=False, onerror=_raise):
+            for name in (*names, *directories):
+                _remove(name, here)
+        os.rmdir(path)
     except FileNotFoundError:
         pass
     except OSError as error:
         raise cannot("remove", path, error) from error
+
+
+def _remove(name: str, directory: int) -> None:
+    """Remove the file or empty directory `name` of an open directory."""
+    with suppress(FileNotFoundError):
+        try:
+            os.unlink(name, dir_fd=directory)
+        except IsADirectoryError:
+            os.rmdir(name, dir_fd=directory)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def cannot(verb: str, path: str, error: OSError) -> StateError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import socket
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from kvmctl.errors import AlreadyRunning
-from kvmctl.guest.agent import Agent
 from kvmctl.plan.captive import tie
 from kvmctl.plan.fork import place
 from kvmctl.plan.paths import MachinePaths, Roots
@@ -25,7 +23,6 @@ from kvmctl.runtime import definitions, store, template, unfinished
 from kvmctl.runtime.begin import begin
 from kvmctl.runtime.journal import Journal
 from kvmctl.runtime.raising import Profile, Raised, check_room, finish
-from kvmctl.runtime.sockets import connect_unix
 from kvmctl.runtime.template import Record
 from kvmctl.runtime.vm import Vm
 
@@ -38,8 +35,7 @@ _NO_RENEWAL: Final = (
 class Fork(Vm):
     """A fork of a template, for as long as this process lives or until it is disposed of.
 
-    As a context manager it is disposed of at the end. The agent's channel is held open, from the renewal of the guest
-    to the first use: an agent that nobody is connected to sleeps for up to 0.1 s.
+    As a context manager it is disposed of at the end.
     """
 
     def __init__(self, raised: Raised, journal: Journal) -> None:
@@ -55,17 +51,7 @@ class Fork(Vm):
         )
         self.profile = raised.profile
         """How long the fork took."""
-        self._warm = raised.warm
         self._is_renewed = raised.profile.renewed > 0
-
-    def agent(self) -> Agent:
-        """The guest's agent. Raises AgentError where the machine has no channel for one."""
-        super().agent()
-        return Agent(self._connect_agent)
-
-    def _connect_agent(self) -> socket.socket:
-        warm, self._warm = self._warm, None
-        return warm or connect_unix(self.paths.agent)
 
     async def wait_for_agent(self) -> None:
         """Wait until the guest's agent answers, which it has done where it renewed the guest."""
@@ -78,9 +64,6 @@ class Fork(Vm):
 
     async def dispose(self) -> None:
         """End the fork and leave nothing of it."""
-        if self._warm is not None:
-            self._warm.close()
-            self._warm = None
         try:
             if self._owner == os.getpid() and self.is_alive:
                 await self.kill()  # nothing on its disks is for anybody

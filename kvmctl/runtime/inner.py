@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kvmctl.errors import AgentError, DeadlineExceeded, KvmctlError, NotRunning
 from kvmctl.guest import fsfreeze
-from kvmctl.guest.agent import Agent, Connect
+from kvmctl.guest.agent import Agent
 from kvmctl.guest.progress import OnProgress
 from kvmctl.guest.run import Control, ExecResult, OnOutput, run
-from kvmctl.guest.spool import make_mark
-from kvmctl.runtime import deferred, leftovers, observe, transfer
+from kvmctl.runtime import deferred, leftovers, observe, records, transfer
+from kvmctl.runtime.agentline import connect_agent
 from kvmctl.runtime.events import State, derive
 from kvmctl.runtime.handle import ASK_SECONDS
 from kvmctl.runtime.judged import Judged
@@ -24,6 +24,7 @@ from kvmctl.runtime.transfer import OnWait
 if TYPE_CHECKING:
     from kvmctl.guest.copy import Copied
     from kvmctl.guest.info import GuestInfo
+    from kvmctl.guest.port import Connect
     from kvmctl.guest.upkeep import Trimmed
 
 _HALTED = frozenset({State.PAUSED, State.SUSPENDED, State.PANICKED, State.IO_ERROR, State.SHUTDOWN})
@@ -43,7 +44,7 @@ class Inner(Judged):
             raise AgentError(
                 f"machine {self.name!r} has no channel to a guest agent", hint="Give it one in the spec: [agent]."
             )
-        return Agent(partial(connect_unix, self.paths.agent))
+        return Agent(partial(connect_agent, self.paths))
 
     async def wait_for_agent_channel(self) -> None:
         """Wait until the guest has opened the agent's channel, as far as it can be told: a serial port is always open.
@@ -92,19 +93,29 @@ class Inner(Judged):
         with self._judged():
             self.check_halted()
         agent = self.agent()
-        resets = self._count_resets()
+        async with self._explained(resets=self._count_resets()):
+            await leftovers.settle(self.paths, agent)
+            if not is_thawing:
+                leftovers.check_not_frozen(self.paths)
+            yield agent
+
+    @asynccontextmanager
+    async def _explained(self, *, resets: int) -> AsyncIterator[None]:
+        """What goes wrong with the agent says what became of the machine, which had been reset so often before."""
         try:
             with self._judged():
                 async with self._told_of_its_end():
-                    await leftovers.settle(self.paths, agent)
-                    if not is_thawing:
-                        leftovers.check_not_frozen(self.paths)
-                    yield agent
+                    yield
         except (AgentError, DeadlineExceeded) as error:
             if self._count_resets() > resets:
                 summary = f"the guest of {self.name!r} was restarted in the middle"
                 raise GuestRestarted(summary, detail=error.summary) from error
             raise
+
+    async def raise_explained(self, error: KvmctlError, *, resets: int) -> NoReturn:
+        """Raise what an `error` of the agent means, the guest having been reset `resets` times before."""
+        async with self._explained(resets=resets):
+            raise error
 
     def _count_resets(self) -> int:
         return sum(event.name == "RESET" for event in self._journal.events())
@@ -141,22 +152,8 @@ class Inner(Judged):
             work = partial(run, agent, argv, env=env, user=user, cwd=cwd, stdin=stdin, control=control)
             if not (on_stdout or on_stderr or control) and isinstance(stdin, bytes):
                 return await work()
-            with self._marked() as mark:
+            with records.marked(self.paths) as mark:
                 return await work(on_stdout=on_stdout, on_stderr=on_stderr, mark=mark)
-
-    @contextmanager
-    def _marked(self) -> Iterator[str]:
-        """A mark for what is started in the guest, on record, so that the next command can end it should we not."""
-        mark = make_mark()
-        with leftovers.record(self.paths, mark) as record:
-            try:
-                yield mark
-            except DeadlineExceeded:
-                raise  # the agent could not be told to end it
-            except BaseException:
-                record.undone()
-                raise
-            record.undone()
 
     # -- files ---------------------------------------------------------------------------------------------------
 
@@ -169,7 +166,7 @@ class Inner(Judged):
         DeadlineExceeded, NotRunning, Busy.
         """
         async with self._guest() as agent, transfer.turn(self.paths, self._process, on_wait=on_wait):
-            with self._marked() as mark:
+            with records.marked(self.paths) as mark:
                 copying = deferred.copy_in(
                     agent, source, target, connect=self._port(), mark=mark, on_progress=on_progress
                 )
@@ -184,7 +181,7 @@ class Inner(Judged):
         DeadlineExceeded, NotRunning, Busy.
         """
         async with self._guest() as agent, transfer.turn(self.paths, self._process, on_wait=on_wait):
-            with self._marked() as mark:
+            with records.marked(self.paths) as mark:
                 copying = deferred.copy_out(
                     agent, source, target, connect=self._port(), mark=mark, on_progress=on_progress
                 )
@@ -203,7 +200,7 @@ class Inner(Judged):
         next command that asks the guest anything. Raises AgentError, DeadlineExceeded, NotRunning, Busy.
         """
         async with self._guest() as agent:
-            with leftovers.record(self.paths, leftovers.FROZEN) as record:
+            with records.record(self.paths, records.FROZEN) as record:
                 try:
                     yield await fsfreeze.freeze(agent)
                 finally:

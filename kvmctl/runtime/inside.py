@@ -8,8 +8,8 @@ from functools import partial
 from typing import Literal, TypeAlias
 
 from kvmctl.errors import DeadlineExceeded, NotRunning, Unreachable
-from kvmctl.guest.agent import PATIENCE
 from kvmctl.guest.run import Control, ExecResult, OnOutput
+from kvmctl.guest.session import PATIENCE
 from kvmctl.guest.shell import Setting
 from kvmctl.guest.sshrun import run_ssh
 from kvmctl.runtime.events import derive

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from kvmctl.errors import HostError, MonitorLost, StateError
@@ -17,11 +17,11 @@ from kvmctl.plan.layers import CopyImage
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import deferred, observe
+from kvmctl.runtime.agentline import connect_agent
 from kvmctl.runtime.begin import Beginning
 from kvmctl.runtime.handshake import bring_up
 from kvmctl.runtime.journal import Journal, read_events
 from kvmctl.runtime.monitor import Monitor
-from kvmctl.runtime.sockets import connect_unix
 
 FORKED: Final = "KVMCTL_FORKED"
 """kvmctl's own event in a fork's journal: what its guest was given, before anybody got to see the fork."""
@@ -58,25 +58,15 @@ class Raised:
     beginning: Beginning
     profile: Profile
     monitor: Monitor | None = None
-    warm: socket.socket | None = None
-    """The connection to its agent."""
-
-    def close_warm(self) -> None:
-        """Hang up on its agent."""
-        if self.warm is not None:
-            self.warm.close()
-            self.warm = None
 
     def let_go(self) -> None:
         """Leave it to itself."""
         self.beginning.succeed()
-        self.close_warm()
         self.beginning.child.disown()
         self.beginning.child.process.close()
 
     def fail(self, cause: BaseException) -> BaseException:
         """End it, and leave nothing of it; the error to raise."""
-        self.close_warm()
         return self.beginning.fail(cause)
 
 
@@ -96,18 +86,12 @@ async def finish(
         await _loaded(beginning)
 
     async def after() -> None:
-        if command is not None and raised.warm is not None:
-            async with Turn(Agent(raised.warm.dup)) as turn:
+        if command is not None:
+            async with Turn(Agent(partial(connect_agent, beginning.paths))) as turn:
                 await renew(turn, tuple(command), renewal(hostname))
             profile.renewed = profile.now()
 
-    try:
-        if command is not None:
-            raised.warm = connect_unix(beginning.paths.agent)  # before the state is loaded: the agent sees no gap
-        raised.monitor = await bring_up(beginning, on_greeting=on_greeting, before=before, after=after)
-    except BaseException:
-        raised.close_warm()
-        raise
+    raised.monitor = await bring_up(beginning, on_greeting=on_greeting, before=before, after=after)
     _read_times(beginning.paths, profile)
     given = ["random", "clock", *(["hostname"] if hostname else [])] if profile.renewed else []
     with Journal(beginning.paths) as journal:

@@ -21,10 +21,10 @@ from kvmctl.guest.agent import Agent
 from kvmctl.guest.ssh import Login, Source, host_alias, knows_host
 from kvmctl.plan.model import Network
 from kvmctl.runtime import deferred, files, ops
+from kvmctl.runtime.agentline import connect_agent
 from kvmctl.runtime.events import derive
 from kvmctl.runtime.handle import ASK_SECONDS, Handle
 from kvmctl.runtime.journal import read_events
-from kvmctl.runtime.sockets import connect_unix
 
 SSH_PORT: Final = 22
 _FORWARD: Final = re.compile(
@@ -140,7 +140,7 @@ async def _asked_of_agent(vm: Handle) -> list[Address]:
     guest = vm.plan.guest
     if guest.agent is None or (guest.agent == "virtio" and not derive(read_events(vm.paths)).agent_open):
         return []
-    agent = Agent(partial(connect_unix, vm.paths.agent), patience=ASK_SECONDS)
+    agent = Agent(partial(connect_agent, vm.paths), patience=ASK_SECONDS)
     with suppress(KvmctlError):
         return parse_interfaces(await agent.execute("guest-network-get-interfaces"), vm.plan.networks)
     return []

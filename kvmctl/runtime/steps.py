@@ -13,7 +13,7 @@ from kvmctl.errors import HostError
 from kvmctl.image import qemuimg
 from kvmctl.plan.guest import MakeKeys, TellGuest
 from kvmctl.plan.layers import AddLayer, CopyImage
-from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, CreateOverlay, Plan, Step, StoreSecret
+from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, CreateOverlay, MakeFifos, Plan, Step, StoreSecret
 from kvmctl.runtime import deferred, files
 
 
@@ -45,6 +45,8 @@ def _carry_out(step: Step, plan: Plan, undo: ExitStack) -> None:
             _store(path, secret.encode())
         case CopySecret(source, path):
             _store(path, _read(source).rstrip(b"\r\n"))
+        case MakeFifos(path):
+            _make_fifos(path, undo)
         case AddLayer() | CopyImage():
             _lay(step, plan, undo)
         case MakeKeys():
@@ -53,6 +55,18 @@ def _carry_out(step: Step, plan: Plan, undo: ExitStack) -> None:
             deferred.tell_guest(step, undo)
         case _:
             assert_never(step)
+
+
+def _make_fifos(path: str, undo: ExitStack) -> None:
+    """Make a pair of FIFOs, in place of those of an earlier run. Raises StateError."""
+    for name in (f"{path}.in", f"{path}.out"):
+        _unlink(name)
+        try:
+            os.mkfifo(name, 0o600)
+            undo.callback(_unlink, name)
+            os.chmod(name, 0o600)  # a umask may have taken more
+        except OSError as error:
+            raise files.cannot("make", name, error) from error
 
 
 def _lay(step: AddLayer | CopyImage, plan: Plan, undo: ExitStack) -> None:

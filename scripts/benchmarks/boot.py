@@ -13,7 +13,7 @@ import kvmctl
 from benchmarks.measure import Row, compare, interleave_async
 from benchmarks.raw import raw_qemu
 from kvmctl.guest.agent import Agent
-from kvmctl.runtime.sockets import connect_unix
+from kvmctl.runtime.agentline import connect_agent
 from kvmctl.spec.load import from_mapping
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ async def measure_machine(
         with tempfile.TemporaryDirectory() as directory:
             began = time.perf_counter()
             with raw_qemu(prepared.plan, Path(directory)):
-                await Agent(partial(connect_unix, prepared.paths.agent), patience=None).ping()
+                await Agent(partial(connect_agent, prepared.paths), patience=None).ping()
                 return time.perf_counter() - began
 
     found = await interleave_async(runs, ours, theirs)

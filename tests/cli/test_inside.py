@@ -126,18 +126,81 @@ def test_command_runs_as_another_user_in_another_directory(here: Kvmctl) -> None
     assert here("exec", "web", "--user", "no-one", "--", "true").returncode == 126
 
 
+WAYS = pytest.mark.parametrize("options", [(), ("--via", "agent")], ids=["quickly", "with-options"])
+"""A plain command goes another way than one with options, and is to be the same in everything."""
+
+
+def test_a_plain_command_is_run_with_next_to_nothing(here: Kvmctl) -> None:
+    loaded = here.modules("exec", "web", "--", "true")
+    assert "kvmctl.runtime.quickexec" in loaded
+    assert not loaded & {"asyncio", "pydantic", "pydantic_core", "psutil", "qemu.qmp", "typer", "socket", "subprocess"}
+    assert not loaded & {"dataclasses", "datetime", "hashlib", "inspect", "pathlib", "secrets", "shutil"}
+    assert "kvmctl.guest.run" in here.modules("exec", "web", "--via", "agent", "--", "true")
+
+
+@WAYS
+def test_streams_and_the_exit_code_are_the_commands(here: Kvmctl, options: tuple[str, ...]) -> None:
+    done = here("exec", "web", *options, "--", "sh", "-c", "seq 1 30000; echo err >&2; exit 7")
+    assert (done.returncode, done.stderr) == (7, "err\n")
+    assert done.stdout == "".join(f"{number}\n" for number in range(1, 30001))
+    assert here("exec", "web", *options, "--", "no-such-command").returncode == 127
+    assert here("exec", "web", *options, "--", "sh", "-c", "kill -9 $$").returncode == 137
+    assert guest(here, "sleep 0.5; ls /var/tmp /tmp /run | grep kvmctl- || true") == ""
+
+
+@WAYS
+def test_output_comes_as_it_is_written(here: Kvmctl, options: tuple[str, ...]) -> None:
+    gate = "mkfifo /tmp/gate; echo first; cat /tmp/gate; rm /tmp/gate"
+    talk = here.popen("exec", "web", *options, "--", "sh", "-c", gate)
+    expect(talk, "first\n")
+    guest(here, "echo second >/tmp/gate")  # beside the other, which has given the channel back
+    expect(talk, "second\n")
+    assert end(talk) == (0, "")
+
+
+def test_a_machine_that_ends_under_a_command_is_told_of_alike(here: Kvmctl) -> None:
+    (here.directory / "gone.toml").write_text(SPEC)
+    told = []
+    for options in ((), ("--via", "agent")):
+        start(here, "./gone.toml", "gone")
+        talk = here.popen("exec", "gone", *options, "--", "sh", "-c", "echo ready; sleep 1003")
+        expect(talk, "ready\n")
+        here.ok("kill", "gone")
+        told.append(end(talk))
+    assert told[0][0] == 125
+    assert "machine 'gone' has ended" in told[0][1]
+    assert told[0] == told[1]
+
+
+def test_a_guest_that_is_reset_under_a_command_is_told_of_alike(here: Kvmctl) -> None:
+    (here.directory / "again.toml").write_text(SPEC)
+    start(here, "./again.toml", "again")
+    told = []
+    for options in ((), ("--via", "agent")):
+        here.ok("wait", "again", "--for", "agent", "--timeout", str(PATIENCE))
+        talk = here.popen("exec", "again", *options, "--", "sh", "-c", "echo ready; sleep 1004")
+        expect(talk, "ready\n")
+        here.ok("reset", "again")
+        told.append(end(talk))
+    here.ok("kill", "again")
+    assert [code for code, _ in told] == [125, 125]
+    assert all("the guest of 'again' was restarted in the middle" in complaint for _, complaint in told)
+
+
+@WAYS
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_our_signals_are_the_commands(here: Kvmctl, number: signal.Signals) -> None:
-    asleep = here.popen("exec", "web", "--", "sh", "-c", "echo ready; sleep 1001; echo never")
+def test_our_signals_are_the_commands(here: Kvmctl, number: signal.Signals, options: tuple[str, ...]) -> None:
+    asleep = here.popen("exec", "web", *options, "--", "sh", "-c", "echo ready; sleep 1001; echo never")
     expect(asleep, "ready\n")
     asleep.send_signal(number)
     assert end(asleep) == (128 + number, "")
     assert not is_running(here, "sleep 1001")
 
 
-def test_a_second_signal_ends_a_command_that_does_not_obey(here: Kvmctl) -> None:
+@WAYS
+def test_a_second_signal_ends_a_command_that_does_not_obey(here: Kvmctl, options: tuple[str, ...]) -> None:
     stubborn = here.popen(
-        "exec", "web", "--", "sh", "-c", "trap 'echo no' INT TERM; echo ready; while :; do sleep 1.7; done"
+        "exec", "web", *options, "--", "sh", "-c", "trap 'echo no' INT TERM; echo ready; while :; do sleep 1.7; done"
     )
     expect(stubborn, "ready\n")
     stubborn.send_signal(signal.SIGINT)
@@ -147,8 +210,28 @@ def test_a_second_signal_ends_a_command_that_does_not_obey(here: Kvmctl) -> None
     assert not is_running(here, "sleep 1.7")
 
 
-def test_what_a_killed_client_was_running_is_ended_by_the_next(here: Kvmctl) -> None:
-    asleep = here.popen("exec", "web", "--", "sh", "-c", "echo ready; sleep 1002; echo never")
+@WAYS
+def test_a_hangup_ends_the_command(here: Kvmctl, options: tuple[str, ...]) -> None:
+    asleep = here.popen("exec", "web", *options, "--", "sh", "-c", "echo ready; sleep 1005; echo never")
+    expect(asleep, "ready\n")
+    asleep.send_signal(signal.SIGHUP)
+    assert end(asleep) == (129, "")
+    assert not is_running(here, "sleep 1005")
+
+
+@WAYS
+def test_a_reader_that_leaves_ends_the_command(here: Kvmctl, options: tuple[str, ...]) -> None:
+    talk = here.popen("exec", "web", *options, "--", "sh", "-c", "echo ready; while sleep 0.1; do echo 1006; done")
+    expect(talk, "ready\n")
+    assert talk.stdout is not None
+    talk.stdout.close()
+    talk.wait(timeout=PATIENCE)
+    assert not is_running(here, "echo 1006")
+
+
+@WAYS
+def test_what_a_killed_client_was_running_is_ended_by_the_next(here: Kvmctl, options: tuple[str, ...]) -> None:
+    asleep = here.popen("exec", "web", *options, "--", "sh", "-c", "echo ready; sleep 1002; echo never")
     expect(asleep, "ready\n")
     asleep.send_signal(signal.SIGKILL)
     end(asleep)

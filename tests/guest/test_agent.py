@@ -10,7 +10,8 @@ import tracemalloc
 import pytest
 
 from kvmctl.errors import AgentError, DeadlineExceeded
-from kvmctl.guest.agent import REPLY_MAX, Agent
+from kvmctl.guest.agent import Agent
+from kvmctl.guest.session import REPLY_MAX
 from kvmctl.testing.fakeagent import (
     Behaviour,
     Channel,

@@ -16,14 +16,14 @@ from kvmctl import Roots
 from kvmctl.errors import AgentError, Busy, StateError
 from kvmctl.guest.agent import Agent
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import leftovers
-from kvmctl.runtime.leftovers import FROZEN, check_not_frozen, record, settle
+from kvmctl.runtime.leftovers import check_not_frozen, settle
+from kvmctl.runtime.records import FROZEN, busy, record
 from kvmctl.testing.fakeagent import Command, FakeAgent, Refusal
 
 MAKER = """
 import sys
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime.leftovers import record
+from kvmctl.runtime.records import record
 with record(MachinePaths("web", sys.argv[1], sys.argv[1]), sys.argv[2]):
     print(flush=True)
     sys.stdin.read()
@@ -161,7 +161,7 @@ def test_a_record_that_can_not_be_made_is_a_state_error(paths: MachinePaths) -> 
 async def test_nonsense_in_a_record_is_a_record(paths: MachinePaths, content: str) -> None:
     os.mkdir(paths.leftovers)
     Path(paths.leftover(FROZEN)).write_bytes(content.encode("latin-1"))
-    assert "are frozen" in str(leftovers.busy(paths))
+    assert "are frozen" in str(busy(paths))
     assert (await settled(paths)).thawed == 1
 
 

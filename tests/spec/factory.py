@@ -12,7 +12,7 @@ import pytest
 from kvmctl.compile import compile_plan
 from kvmctl.errors import SpecError
 from kvmctl.plan.facts import Firmware, HostFacts, KvmFacts, QemuFacts
-from kvmctl.plan.model import Plan
+from kvmctl.plan.model import MakeFifos, Plan, Step
 from kvmctl.plan.option import Option
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.spec.load import from_mapping, parse
@@ -65,6 +65,11 @@ HOST = HostFacts(NO_KVM, vhost_net=True, vhost_vsock=True, tun=True, cpus=2, mem
 def machine(text: str = "") -> Machine:
     """The machine of a spec in ``/specs/web.toml``."""
     return parse(text, source="web.toml", base="/specs")
+
+
+def steps(made: Plan) -> tuple[Step, ...]:
+    """The steps of a plan, but for the making of the agent's channel, which most have."""
+    return tuple(step for step in made.steps if not isinstance(step, MakeFifos))
 
 
 def plan(text: str = "", *, host: HostFacts = HOST, qemu: QemuFacts = QEMU, paths: MachinePaths = PATHS) -> Plan:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kvmctl.plan.model import Listen, OpenFile, Pair, Plan, Tap, VhostNet
+from kvmctl.plan.model import Listen, MakeFifos, OpenFile, Pair, Plan, Tap, VhostNet
 from kvmctl.plan.option import render
 from kvmctl.runtime import deferred
 
@@ -71,6 +71,9 @@ def running(plan: Plan, *extra: str) -> Iterator[Qemu]:
         stack.enter_context(ours)
         stack.enter_context(theirs)
         fds = dict(_descriptors(plan, theirs, directory, stack))
+        for step in plan.steps:
+            if isinstance(step, MakeFifos):
+                _make_fifos(step.path)
         log, journal = directory / "log", directory / "journal"
         argv = [plan.qemu, *render(plan.options, fds), *STRICT, *extra]
         with log.open("wb") as talk, journal.open("wb") as events:
@@ -86,6 +89,13 @@ def running(plan: Plan, *extra: str) -> Iterator[Qemu]:
         qemu = Qemu(process, ours, stream, log, directory)
         qemu.command("qmp_capabilities")
         yield qemu
+
+
+def _make_fifos(path: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    for fifo in (f"{path}.in", f"{path}.out"):
+        if not os.path.exists(fifo):
+            os.mkfifo(fifo)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import factory
 import pytest
 
-from kvmctl.plan.model import Console, Listen, QmpStep
+from kvmctl.plan.model import Console, Listen, MakeFifos, QmpStep
 from kvmctl.plan.option import Fd
 
 QUIET = "balloon = false\nrng = false\npanic = false\nagent = false\nserials = []\n"
@@ -86,8 +86,17 @@ def test_the_agent_s_port_announces_that_it_is_opened() -> None:
     made = factory.plan()
     port = factory.device(made, "agent")
     assert (port["driver"], port["name"]) == ("virtserialport", "org.qemu.guest_agent.0")
-    assert Listen("agent", factory.PATHS.agent) in made.fds
     assert made.guest.agent == "virtio"
+
+
+def test_the_agent_s_port_always_has_somebody_connected() -> None:
+    made = factory.plan()
+    stream = next(option for option in made.options if option.flag == "chardev" and option.body["id"] == "agent")
+    assert (stream.lead, stream.body["path"]) == ("pipe", factory.PATHS.agent_fifos)
+    assert MakeFifos(factory.PATHS.agent_fifos) in made.steps
+    on_serial = factory.plan("[agent]\ntransport = 'serial'")
+    assert Listen("agent", factory.PATHS.agent) in on_serial.fds
+    assert not on_serial.steps
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_an_io_thread_of_a_microvm_needs_kvm() -> None:
 def test_a_disk_with_a_size_is_made_where_it_is_missing() -> None:
     made = factory.plan("[[disks]]\nsize = '20GiB'\n[[disks]]\npath = 'b.raw'\nsize = '1GiB'\nid = 'data'")
     own = f"{factory.PATHS.disks}/disk0.qcow2"
-    assert made.steps == (
+    assert factory.steps(made) == (
         CreateImage(own, "qcow2", 20 << 30, "disks[0].size"),
         CreateImage("/specs/b.raw", "raw", 1 << 30, "disks[1].size"),
     )

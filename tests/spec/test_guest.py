@@ -112,7 +112,7 @@ def test_keys_are_made_before_they_are_told() -> None:
 
 
 def test_what_is_wrong_is_said_before_a_disk_is_made() -> None:
-    kinds = [type(step).__name__ for step in factory.plan("[guest]\n[[disks]]\nsize = '1GiB'").steps]
+    kinds = [type(step).__name__ for step in factory.steps(factory.plan("[guest]\n[[disks]]\nsize = '1GiB'"))]
     assert kinds == ["MakeKeys", "TellGuest", "CreateImage"]
 
 

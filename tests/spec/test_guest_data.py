@@ -46,7 +46,7 @@ def test_uefi_has_its_code_and_its_variables(machine: str) -> None:
     }
     assert factory.body(made, "blockdev", "pflash1")["driver"] == "qcow2"
     assert factory.body(made, "blockdev", "pflash1-file")["filename"] == factory.PATHS.nvram
-    assert made.steps == (CopyNvram(template, "raw", factory.PATHS.nvram, "firmware"),)
+    assert factory.steps(made) == (CopyNvram(template, "raw", factory.PATHS.nvram, "firmware"),)
     assert {"pflash0": "pflash0", "pflash1": "pflash1"}.items() <= factory.only(made, "machine").body.items()
 
 
@@ -167,5 +167,5 @@ def test_a_secret_credential_is_only_ever_named() -> None:
         f"name=opt/io.systemd.credentials/token,file={stored}",
         "name=opt/io.systemd.credentials/key,file=/specs/key",
     ]
-    assert made.steps == (StoreSecret("TOKEN", stored, "credentials.token.env"),)
+    assert factory.steps(made) == (StoreSecret("TOKEN", stored, "credentials.token.env"),)
     assert made.inputs == (Input("/specs/key", "credentials.key.file"),)

@@ -157,7 +157,7 @@ def test_uefi_starts_with_variables_of_its_own(facts: QemuFacts, paths: MachineP
     if not facts.firmwares:
         pytest.skip("this host has no UEFI firmware (package ovmf)")
     made = planned("memory = '64MiB'\nfirmware = 'uefi'", facts, paths)
-    (step,) = made.steps
+    (step,) = factory.steps(made)
     convert = ["qemu-img", "convert", "-f", step.template_format, "-O", "qcow2", step.template, step.path]
     subprocess.run(convert, check=True)
     with running(made) as qemu:

@@ -59,10 +59,10 @@ def test_ports_that_are_known_are_tried_beforehand() -> None:
 def test_a_password_is_only_ever_named() -> None:
     made = factory.plan("[vnc]\nport = 5900\npassword_env = 'VNC_PASSWORD'")
     assert factory.body(made, "object", "vnc-password") == {"qom-type": "secret", "id": "vnc-password", "file": SECRET}
-    assert made.steps == (StoreSecret("VNC_PASSWORD", SECRET, "vnc.password_env"),)
+    assert factory.steps(made) == (StoreSecret("VNC_PASSWORD", SECRET, "vnc.password_env"),)
     given = factory.plan(f"[vnc]\n{PASSWORD}")
     assert factory.body(given, "object", "vnc-password")["file"] == SECRET
-    assert given.steps == (CopySecret("/etc/vnc.pass", SECRET, "vnc.password_file"),)
+    assert factory.steps(given) == (CopySecret("/etc/vnc.pass", SECRET, "vnc.password_file"),)
     assert Input("/etc/vnc.pass", "vnc.password_file") in given.inputs
 
 

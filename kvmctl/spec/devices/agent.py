@@ -6,8 +6,8 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from kvmctl.plan.model import TRANSFER_PORT, Listen
-from kvmctl.plan.option import Value
+from kvmctl.plan.model import TRANSFER_PORT, Listen, MakeFifos
+from kvmctl.plan.option import Value, keyvals
 from kvmctl.spec.context import At, Context, Lowered, Part, Seat
 from kvmctl.spec.devices import controllers
 from kvmctl.spec.devices.device import Device
@@ -41,20 +41,30 @@ class Agent(Device):
 
     def lower(self, ctx: Context, at: At) -> Lowered:
         """The stream, and the port it is attached to."""
-        stream = Lowered(
-            options=(listening("agent", fd="agent", log=None, why=at.why),), fds=(Listen("agent", ctx.paths.agent),)
-        )
         # Without an id QEMU sends no VSERPORT_CHANGE, the event that says the agent has opened its port.
         body: dict[str, Value] = {"id": "agent", "chardev": "agent"}
         if self.transport == "serial":
-            serial = {"driver": "isa-serial", **body, "index": 1}
-            return stream + Lowered(parts=(Part(Seat.ISA, serial, at.key, at.why),))
+            return _serial(ctx, at, body)
+        # Of a port that nobody is connected to, the agent would look only every 0.1 s whether that has changed (QEMU,
+        # qga/channel-posix.c). QEMU has both ends of the FIFOs open, so there is always somebody.
+        fifos = ctx.paths.agent_fifos
         port = {"driver": "virtserialport", **body, "name": PORT_NAME}
-        agent = stream + Lowered(
+        agent = Lowered(
+            options=(keyvals("chardev", "pipe", {"id": "agent", "path": fifos}, why=at.why),),
+            steps=(MakeFifos(fifos),),
             shared=(controllers.channels(ctx, at),),
             parts=(Part(Seat.CHANNEL_PORT, port, at.key, at.why, on="channels"),),
         )
         return agent + _transfer(ctx, at) if self.has_transfer else agent
+
+
+def _serial(ctx: Context, at: At, body: dict[str, Value]) -> Lowered:
+    """The agent on COM2. On a socket: what firmware prints to every serial port must have nobody to wait for."""
+    return Lowered(
+        options=(listening("agent", fd="agent", log=None, why=at.why),),
+        fds=(Listen("agent", ctx.paths.agent),),
+        parts=(Part(Seat.ISA, {"driver": "isa-serial", **body, "index": 1}, at.key, at.why),),
+    )
 
 
 def _transfer(ctx: Context, at: At) -> Lowered:
