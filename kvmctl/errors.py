@@ -41,7 +41,7 @@ to do next. Only ``kvmctl.cli`` prints these or turns them into an exit status. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvmctl.verdict import Verdict
 
@@ -77,8 +77,7 @@ class KvmctlError(Exception):
         return [f"verdict: {self.verdict.kind}: {self.verdict.summary}", *evidence]
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing wrong with a spec: where, what was given, and what would be right."""
 
     key: str

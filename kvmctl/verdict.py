@@ -3,8 +3,8 @@ Imports nothing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class VerdictKind(StrEnum):
@@ -55,8 +55,7 @@ class VerdictKind(StrEnum):
     """Nothing that is known fits; the evidence is the raw end of the console."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What became of a machine, and how one can tell."""
 
     kind: VerdictKind

@@ -12,11 +12,13 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from datetime import UTC, datetime
-from typing import Any, BinaryIO, Final, Literal, NoReturn, TextIO, TypeAlias
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, NamedTuple, NoReturn, TextIO, TypeAlias
 
 from kvmctl import KvmctlError
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 SCHEMA: Final = 1
 """Raised when a reader of the JSON of an older kvmctl would misread it."""
@@ -27,13 +29,12 @@ _CODES: Final[dict[Colour, int]] = {"red": 31, "green": 32, "yellow": 33, "cyan"
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """A column of a table: its heading, its alignment, and the colour of some of its words."""
 
     title: str
     right: bool = False
-    colours: Mapping[str, Colour] = field(default_factory=dict)
+    colours: Mapping[str, Colour] = {}
 
 
 def prepare() -> None:
@@ -168,7 +169,8 @@ def duration(seconds: float) -> str:
 
 def rfc3339(moment: datetime) -> str:
     """`moment`, which knows its zone, in UTC to the millisecond: ``2026-01-31T23:59:59.000Z``."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    utc = import_module("datetime").UTC  # which whoever prints no moment, `start` say, need not import
+    return moment.astimezone(utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _titles(columns: Sequence[Column]) -> list[str]:
@@ -198,9 +200,9 @@ def _spelled(value: Any) -> Any:
             return value
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> object:
     match value:
-        case datetime():
+        case _ if hasattr(value, "astimezone"):
             return rfc3339(value)
         case Mapping():
             return dict(value)
@@ -208,8 +210,8 @@ def _plain(value: object) -> object:
             return sorted(value)
         case os.PathLike():
             return os.fspath(value)
-        case _ if is_dataclass(value):
-            return {item.name: _spelled(getattr(value, item.name)) for item in fields(value)}
+        case _ if names := getattr(value, "__dataclass_fields__", None):  # `dataclasses` takes its time to import
+            return {name: _spelled(getattr(value, name)) for name in names}
         case _:
             message = f"no JSON form for {type(value).__name__}"
             raise TypeError(message)

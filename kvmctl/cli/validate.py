@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Final
 
 import typer
@@ -71,7 +70,7 @@ def _print(spec: str, error: KvmctlError | None) -> None:
 
 
 def _record(spec: str, error: KvmctlError | None) -> dict[str, object]:
-    problems = [asdict(problem) for problem in error.problems] if isinstance(error, SpecError) else []
+    problems = [problem._asdict() for problem in error.problems] if isinstance(error, SpecError) else []
     return {
         "spec": spec,
         "valid": error is None or isinstance(error, _HERE),

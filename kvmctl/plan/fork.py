@@ -7,7 +7,7 @@ directories (`place`), which takes no compiler.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from posixpath import join
 from typing import Any, Final, TypeVar
 
@@ -120,7 +120,7 @@ def place(plan: Plan, paths: MachinePaths, *, uuid: str) -> Plan:
 def _identified(option: Option, name: str, uuid: str) -> Option:
     match option.flag:
         case "name":
-            return replace(option, body={**option.body, "guest": name}, why="default: the fork's own")
+            return option._replace(body={**option.body, "guest": name}, why="default: the fork's own")
         case "uuid":
             return text("uuid", uuid, why="default: the fork's own")
         case _:
@@ -143,7 +143,7 @@ def _options(plan: Plan, own: tuple[Layer, ...], features: frozenset[Feature]) -
                 sealed: dict[str, Value] = {}
                 if Feature.READONLY_MEMORY in features:
                     sealed = {"readonly": True, "rom": "off"}
-                yield replace(option, body={**option.body, **private, **sealed})
+                yield option._replace(body={**option.body, **private, **sealed})
             case "blockdev":
                 yield from _block_node(option, own)
             case _:
@@ -155,7 +155,7 @@ def _reloaded(plan: Plan, template: TemplatePaths) -> Iterator[Option]:
     for option in plan.options:
         match option.flag:
             case "kernel":
-                yield replace(option, text=template.kernel)
+                yield option._replace(text=template.kernel)
                 yield text("initrd", template.initrd, why=option.why)
             case "initrd":
                 continue
@@ -176,9 +176,9 @@ def _block_node(option: Option, own: tuple[Layer, ...]) -> Iterator[Option]:
         }
         yield jsonopt("blockdev", storage, why=option.why)
         yield jsonopt("blockdev", {"driver": layer.format, **below}, why=option.why)
-        yield replace(option, body={**option.body, "driver": "qcow2", "backing": f"{node}-frozen"})
+        yield option._replace(body={**option.body, "driver": "qcow2", "backing": f"{node}-frozen"})
     elif layer := next((item for item in own if item.path == option.body.get("filename")), None):
-        yield replace(option, body={**option.body, "filename": _overlay(layer)})
+        yield option._replace(body={**option.body, "filename": _overlay(layer)})
     else:
         yield option
 
@@ -231,9 +231,5 @@ def _map_words(value: T, change: Callable[[str], str]) -> T:
             found = type(found)(_map_words(item, change) for item in found)
         case Mapping():
             found = {key: _map_words(item, change) for key, item in found.items()}
-        case _ if is_dataclass(found) and not isinstance(found, type):
-            found = replace(
-                found, **{item.name: _map_words(getattr(found, item.name), change) for item in fields(found)}
-            )
     mapped: T = found
     return mapped

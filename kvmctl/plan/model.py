@@ -268,7 +268,7 @@ def _encode(value: Any) -> Any:
         return {"": "Option", **option.to_json(value)}
     if type(value).__name__ in _CLASSES:
         record = {"": type(value).__name__}
-        record |= {name: _encode(getattr(value, name)) for name in _names(value)}
+        record |= {name: _encode(getattr(value, name)) for name in value._fields}
         return record
     if isinstance(value, tuple):
         return [_encode(item) for item in value]
@@ -280,15 +280,10 @@ def _encode(value: Any) -> Any:
 def plain(value: Any) -> Any:
     """What a part of a plan says, for people and their programs: JSON values without a word of how kvmctl has them."""
     if type(value).__name__ in _CLASSES:
-        return {name: plain(getattr(value, name)) for name in _names(value)}
+        return {name: plain(getattr(value, name)) for name in value._fields}
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    names: tuple[str, ...] = getattr(value, "_fields", None) or value.__slots__
-    return names
 
 
 def _decode(value: Any) -> Any:

@@ -16,21 +16,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 
-@dataclass(frozen=True, slots=True)
-class Fd:
+class Fd(NamedTuple):
     """An inherited descriptor, by the name it has in the plan; written as ``prefix`` followed by its number."""
 
     name: str
     prefix: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Fds:
+class Fds(NamedTuple):
     """Several inherited descriptors in one value, written as QEMU's colon-separated list (``fds=7:8``)."""
 
     names: tuple[str, ...]
@@ -49,8 +46,7 @@ class Form(StrEnum):
     JSON = "json"
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One ``-flag body`` of a QEMU command line.
 
     `why` is the spec key that put it there (``disks[0].cache``), or ``default: `` and the reason.
@@ -62,7 +58,7 @@ class Option:
     why: str
     text: str = ""
     lead: str | Fd | None = None
-    body: Mapping[str, Value] = field(default_factory=dict)
+    body: Mapping[str, Value] = {}
 
 
 def bare(flag: str, *, why: str) -> Option:
@@ -153,6 +149,8 @@ def flatten(body: Mapping[str, Value], prefix: str = "") -> list[tuple[str, Scal
         match value:
             case Mapping():
                 pairs += flatten(value, f"{prefix}{key}.")
+            case Fd() | Fds():
+                pairs.append((f"{prefix}{key}", value))
             case list() | tuple():
                 pairs += flatten({str(index): item for index, item in enumerate(value)}, f"{prefix}{key}.")
             case _:
@@ -210,6 +208,8 @@ def _map(value: Value, leaf: Callable[[Scalar], object]) -> object:
     match value:
         case Mapping():
             return {key: _map(item, leaf) for key, item in value.items()}
+        case Fd() | Fds():
+            return leaf(value)
         case list() | tuple():
             return [_map(item, leaf) for item in value]
         case _:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from posixpath import dirname, join
-from typing import Final
+from typing import Final, NamedTuple
 
 from kvmctl.errors import NotFound
 from kvmctl.plan.template_paths import TemplatePaths
@@ -44,8 +43,7 @@ def check_name(name: str, *, of: str = "machine") -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
-class Roots:
+class Roots(NamedTuple):
     """The four directories under which everything lies."""
 
     config: str
@@ -168,8 +166,7 @@ class Roots:
         return MachinePaths(name, run, state, images=self.images, scratch=scratch, is_ephemeral=ephemeral)
 
 
-@dataclass(frozen=True, slots=True)
-class MachinePaths:
+class MachinePaths(NamedTuple):
     """The files of one machine: `run` lives as long as a run, `state` as long as the machine."""
 
     name: str
@@ -364,8 +361,7 @@ class MachinePaths:
         return join(self.secrets, stem)
 
 
-@dataclass(frozen=True, slots=True)
-class ImagePaths:
+class ImagePaths(NamedTuple):
     """The files of the image store in the directory `root`."""
 
     root: str

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from posixpath import dirname
 from shlex import join, quote
 from typing import Final, assert_never
@@ -75,9 +74,9 @@ def _standalone(plan: Plan) -> Iterator[Option]:
                 continue
             case "chardev" if fds and fds[0] in paths:
                 body = {"path" if key == "fd" else key: value for key, value in option.body.items()}
-                yield replace(option, body=body | {"path": paths[fds[0]]})
+                yield option._replace(body=body | {"path": paths[fds[0]]})
             case "netdev" if fds and fds[0] in taps:
-                yield replace(option, body=_opened_tap(option.body, taps[fds[0]]))
+                yield option._replace(body=_opened_tap(option.body, taps[fds[0]]))
             case _:
                 yield option
 

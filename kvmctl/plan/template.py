@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from kvmctl.errors import Problem, SpecError
@@ -169,7 +169,7 @@ def _options(plan: Plan, template: TemplatePaths, layered: Mapping[str | None, D
             case "blockdev":
                 yield _block_node(option, template, layered)
             case "netdev" if "hostfwd" in option.body:
-                yield replace(option, body={**option.body, "hostfwd": _any_ports(option.body["hostfwd"])})
+                yield option._replace(body={**option.body, "hostfwd": _any_ports(option.body["hostfwd"])})
             case _:
                 yield option
 
@@ -177,16 +177,16 @@ def _options(plan: Plan, template: TemplatePaths, layered: Mapping[str | None, D
 def _memory(option: Option, template: TemplatePaths) -> Option:
     body = {key: value for key, value in option.body.items() if key not in {"hugetlb", "hugetlbsize"}}
     body |= {"qom-type": "memory-backend-file", "mem-path": template.memory, "share": True}
-    return replace(option, body=body)
+    return option._replace(body=body)
 
 
 def _block_node(option: Option, template: TemplatePaths, layered: Mapping[str | None, Disk]) -> Option:
     """The storage and the format of a disk that has a layer, on that layer."""
     node = str(option.body["node-name"])
     if node in layered:
-        return replace(option, body={**option.body, "driver": "qcow2"})
+        return option._replace(body={**option.body, "driver": "qcow2"})
     disk = layered.get(node.removesuffix("-file")) if node.endswith("-file") else None
-    return option if disk is None else replace(option, body={**option.body, "filename": template.layer(disk.id)})
+    return option if disk is None else option._replace(body={**option.body, "filename": template.layer(disk.id)})
 
 
 def _any_ports(forwards: Value) -> list[Value]:

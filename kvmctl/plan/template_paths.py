@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from posixpath import join
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class TemplatePaths:
+class TemplatePaths(NamedTuple):
     """The files of one template: none of them is written once it is made."""
 
     name: str

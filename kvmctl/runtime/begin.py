@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from signal import SIGKILL
 from socket import MSG_DONTWAIT, MSG_PEEK
+from typing import NamedTuple
 
 from kvmctl.errors import DeadlineExceeded, KvmctlError
 from kvmctl.plan.model import Plan
@@ -25,8 +25,7 @@ _REAP_SECONDS = 5.0
 _LOG_TAIL = 4096
 
 
-@dataclass(slots=True)
-class Beginning:
+class Beginning(NamedTuple):
     """A machine on its way up: QEMU was started and has yet to be told to run."""
 
     plan: Plan

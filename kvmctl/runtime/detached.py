@@ -7,9 +7,8 @@ qemu.qmp, the other slow imports.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvmctl.errors import KvmctlError
 from kvmctl.plan.paths import Roots
@@ -20,8 +19,7 @@ from kvmctl.runtime.logout import warn_of_logout
 from kvmctl.runtime.plan_cache import Entry
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(NamedTuple):
     """A machine that runs, and what is worth a warning."""
 
     name: str

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One event: `time` in seconds since the epoch, by the host's clock."""
 
     name: str
     time: float
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = {}
 
 
 class State(StrEnum):
@@ -58,8 +56,7 @@ class ExitReason(StrEnum):
     """QEMU died of a fault of its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(NamedTuple):
     """How a machine ended. `status` is QEMU's exit status, negative for a signal, where its parent saw it."""
 
     reason: ExitReason
@@ -68,8 +65,7 @@ class Exit:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(NamedTuple):
     """What a journal tells: the state of a machine that lives, the end of one that does not."""
 
     state: State

@@ -6,8 +6,7 @@ Only the standard library here: clearing away what a dead launcher left goes thr
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvmctl.image import ofd
 from kvmctl.plan.paths import HELPER_LOCK, MachinePaths
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 _LOG_TAIL = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class HelperInfo:
+class HelperInfo(NamedTuple):
     """A helper program of a machine that runs, or ran."""
 
     id: str

@@ -11,8 +11,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from kvmctl.errors import KvmctlError
@@ -27,8 +26,7 @@ _DECIDING = (".", "plan", "spec", "spec/devices")
 """The folders of the package whose code a plan comes from."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """The place of a plan in the cache: that of one spec file, started under one name."""
 
     roots: Roots
@@ -76,7 +74,7 @@ class Entry:
             specs.read_text(self.spec),
             self.spec,
             name,
-            [getattr(self.roots, item) for item in self.roots.__slots__],
+            list(self.roots),
             specs.read_pin(self.roots.machine(name)),
             binary,
             identity,

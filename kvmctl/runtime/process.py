@@ -12,7 +12,6 @@ import select
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -24,14 +23,14 @@ _disowned: set[int] = set()
 """Children of ours that go on without us: who of them has ended is to be collected, or stays a zombie."""
 
 
-@dataclass(slots=True)
 class Process:
     """A process held by its pidfd; close it, or use it as a context manager."""
 
-    pid: int
-    pidfd: int
-    has_ended: bool = False
-    """It was seen to have ended, which no closing makes unseen."""
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.has_ended = False
+        """It was seen to have ended, which no closing makes unseen."""
 
     def signal(self, number: signal.Signals) -> None:
         """Send `number`; nothing happens where the process is gone. Raises KvmctlError once closed."""

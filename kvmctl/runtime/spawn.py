@@ -13,8 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from kvmctl.errors import Busy, LaunchFailed, QemuNotFound
 from kvmctl.image import ofd
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
 _NEGOTIATE = b'{"execute":"qmp_capabilities"}\n'
 
 
-@dataclass(slots=True)
-class Child:
+class Child(NamedTuple):
     """A QEMU of ours that was just started: stopped before its first instruction, its private monitor connected."""
 
     popen: subprocess.Popen[bytes]

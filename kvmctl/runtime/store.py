@@ -12,7 +12,6 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from signal import SIGKILL
 
 from kvmctl.errors import AlreadyRunning, DeadlineExceeded, NotFound, StateError
@@ -38,14 +37,14 @@ def find_roots() -> Roots:
     )
 
 
-@dataclass(slots=True)
 class Claim:
     """The right to start a machine: both locks, held by this process."""
 
-    paths: MachinePaths
-    lock: int
-    tether: int
-    is_captive: bool
+    def __init__(self, paths: MachinePaths, *, lock: int, tether: int, is_captive: bool) -> None:
+        self.paths = paths
+        self.lock = lock
+        self.tether = tether
+        self.is_captive = is_captive
 
     def release_lock(self) -> None:
         """Leave the lock to QEMU, which has inherited it."""
@@ -111,7 +110,7 @@ def _claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
             os.unlink(paths.tether)  # left behind, it would say that a start was broken off, and cost the last run
             raise
         stack.pop_all()
-    return Claim(paths, lock, tether, is_captive)
+    return Claim(paths, lock=lock, tether=tether, is_captive=is_captive)
 
 
 def _write_tether(descriptor: int, paths: MachinePaths, *, is_captive: bool) -> None:

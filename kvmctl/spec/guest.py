@@ -159,7 +159,7 @@ class Guest(Model):
         replaced = {"user_data": _IN_USER_DATA, "network_config": ("network",)}
         for raw, keys in replaced.items():
             for key in keys if getattr(self, raw) is not None else ():
-                if self.gives(key):
+                if getattr(self, key):
                     yield Problem(key, f"is given with {raw}, which says it all", allowed=f"{key} or {raw}")
         for raw in ("user_data", "network_config", "vendor_data"):
             if self.via == "credentials" and getattr(self, raw) is not None:

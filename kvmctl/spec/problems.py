@@ -6,7 +6,6 @@ May import pydantic; everything that is known of a place in a spec is read from 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -51,7 +50,7 @@ def _problems(item: ErrorDetails, root: type[BaseModel], spec: Mapping[str, Any]
     match item["type"]:
         case kind if kind == CONTRADICTORY:
             return [
-                replace(problem, key=_joined(key, problem.key) if isinstance(written, Mapping) else key)
+                problem._replace(key=_joined(key, problem.key) if isinstance(written, Mapping) else key)
                 for problem in context["problems"]
             ]
         case kind if kind == REJECTED:

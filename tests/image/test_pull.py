@@ -12,7 +12,6 @@ import stat
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from hashlib import sha512
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -299,7 +298,7 @@ def test_a_server_that_speaks_no_http_is_told(roots: Roots) -> None:
 
 def test_an_image_goes_over_from_a_cache_on_another_file_system(acme: Publisher, roots: Roots) -> None:
     with TemporaryDirectory(dir="/dev/shm") as memory:
-        elsewhere = replace(roots, cache=memory)
+        elsewhere = roots._replace(cache=memory)
         if os.stat(memory).st_dev == os.stat(roots.config).st_dev:
             pytest.skip("/dev/shm is no file system of its own here")
         image = pull(elsewhere).image

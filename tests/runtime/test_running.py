@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -212,7 +211,7 @@ class TestStopLadder:
 async def test_a_machine_that_outlives_its_login_session_is_warned_of(roots: Roots) -> None:
     if list(Path("/var/lib/systemd/linger").glob("*")):
         pytest.skip("the sessions of this host's users stay after logout")
-    session = replace(roots, runtime_is_volatile=True)
+    session = roots._replace(runtime_is_volatile=True)
     started = await asyncio.to_thread(start_detached, "tiny", roots=session)
     kvmctl.kill("tiny")
     async with await kvmctl.start("tiny", roots=session) as vm:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import factory
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from schema_specs import specs
 
@@ -111,6 +111,7 @@ def compiled(spec: Mapping[str, Any]) -> Plan:
         raise
 
 
+@example({"guest": {"user_data": "/user-data"}}, min(factory.QEMUS), factory.KVM)
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(specs(), st.sampled_from(sorted(factory.QEMUS)), st.sampled_from([factory.KVM, factory.NO_KVM]))
 def test_any_spec_is_a_plan_that_qemu_knows_or_told_what_is_wrong(
