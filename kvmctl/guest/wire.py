@@ -36,6 +36,14 @@ class Wire:
         del self._buffer[: end + 1]
         return line
 
+    async def read_exactly(self, count: int) -> bytes:
+        """The next `count` bytes. Raises EOFError, OSError."""
+        while len(self._buffer) < count:
+            await self._fill()
+        found = bytes(memoryview(self._buffer)[:count])
+        del self._buffer[:count]
+        return found
+
     async def skip_past(self, mark: bytes, *, limit: int) -> int:
         """Drop everything up to and with the next `mark`, one byte; returns how much.
 
