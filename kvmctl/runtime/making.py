@@ -41,6 +41,7 @@ from kvmctl.runtime.fork import Template, load_template
 from kvmctl.runtime.journal import read_events
 from kvmctl.runtime.prepare import find_tie, load_machine, look_at_host, look_at_qemu
 from kvmctl.runtime.raising import renewal
+from kvmctl.runtime.settling import settle
 from kvmctl.runtime.sockets import connect_unix
 from kvmctl.runtime.template import Record, Source
 from kvmctl.runtime.vm import Vm
@@ -227,7 +228,10 @@ async def _boot_and_freeze(making: _Making) -> _Renewed:
         async with Turn(vm.agent()) as turn, AsyncExitStack() as stack:
             await hush(turn)
             renewed = await _find_renewal(vm, turn, stack)
-            await turn.execute("guest-ping")  # connected to us, it is frozen awake: see `Fork`
+            turn.give_back()
+            await settle(vm)
+            if not renewed.is_resident:
+                await turn.execute("guest-ping")  # connected to us, it is frozen awake: see `Fork`
             await frozen.freeze(vm, path, features=making.qemu.features)
             return renewed
 

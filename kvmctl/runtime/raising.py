@@ -108,10 +108,10 @@ async def finish(beginning: Beginning, profile: Profile, *, record: Record, host
             profile.renewed = profile.now()
 
     try:
-        if record.renew is not None:  # before the state is loaded: the guest sees no gap
+        if record.is_resident:  # before the state is loaded: the guest sees no gap
+            raised.resident = Resident(connect_unix(beginning.paths.resident))
+        elif record.renew is not None:
             raised.warm = connect_unix(beginning.paths.agent)
-            if record.is_resident:
-                raised.resident = Resident(connect_unix(beginning.paths.resident))
         raised.monitor = await bring_up(beginning, on_greeting=on_greeting, before=before, after=after)
     except BaseException:
         raised.hang_up()

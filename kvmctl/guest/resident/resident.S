@@ -67,6 +67,7 @@
         .set    NAME, 16 + 8 + SEED             # where the name begins
         .set    MESSAGE, 32768                  # bytes of a message, at most; MESSAGE_MAX in __init__.py
         .set    GRACE, 1000                     # milliseconds from SIGTERM to SIGKILL
+        .set    LINGER, 60000                   # milliseconds from the end of all that to ours
         .set    LEFT, 64                        # pieces of output that are passed on of a command that has ended
         .set    PATHS, 4096
         .set    BASE, 0x400000
@@ -492,7 +493,7 @@ flush:  mov     %r12d, %edi
         ret
 
 goodbye:cmpl    $0, pid(%rbx)
-        je      quit
+        je      linger
         mov     $SIGTERM, %esi
         call    send
         lea     polls + 24(%rbx), %rdi
@@ -502,6 +503,14 @@ goodbye:cmpl    $0, pid(%rbx)
         syscall
         mov     $SIGKILL, %esi
         call    send
+
+# The agent wants to know of our end, and a guest that has just woken up has other things to do.
+linger: mov     %r12d, %edi
+        call    close
+        xor     %esi, %esi
+        mov     $LINGER, %edx
+        mov     $SYS_poll, %eax                 # of nothing
+        syscall
         jmp     quit
 
 device: .asciz  "/dev/urandom"
