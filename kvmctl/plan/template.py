@@ -89,8 +89,14 @@ def template_plan(plan: Plan, *, machine: MachinePaths, template: TemplatePaths,
 
 def _with_resident(plan: Plan, machine: MachinePaths) -> Plan:
     """`plan` with a port for the program that waits in the guest, beside the one that files are copied through."""
-    stream = {"id": RESIDENT, "fd": Fd(RESIDENT), "server": True, "wait": False}
-    port = {"driver": "virtserialport", "id": RESIDENT, "chardev": RESIDENT, "name": RESIDENT_PORT, "bus": "channels.0"}
+    stream: dict[str, Value] = {"id": RESIDENT, "fd": Fd(RESIDENT), "server": True, "wait": False}
+    port: dict[str, Value] = {
+        "driver": "virtserialport",
+        "id": RESIDENT,
+        "chardev": RESIDENT,
+        "name": RESIDENT_PORT,
+        "bus": "channels.0",
+    }
     options = keyvals("chardev", "socket", stream, why=_WHY), jsonopt("device", port, why=_WHY)
     return plan._replace(options=(*plan.options, *options), fds=(*plan.fds, Listen(RESIDENT, machine.resident)))
 

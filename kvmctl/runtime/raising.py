@@ -124,7 +124,7 @@ async def finish(beginning: Beginning, profile: Profile, *, record: Record, host
 
 
 async def _renew(raised: Raised, command: Sequence[str], hostname: str) -> None:
-    """Wait until the guest is renewed, by what waits in it, or else by its agent. Raises AgentError, DeadlineExceeded."""
+    """Wait until the guest is renewed, by what waits in it or by its agent. Raises AgentError, DeadlineExceeded."""
     if raised.resident is not None:
         await raised.resident.wait_renewed()
     elif raised.warm is not None:

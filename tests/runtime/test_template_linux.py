@@ -15,6 +15,7 @@ import pytest
 import kvmctl
 from kvmctl import Roots
 from kvmctl.guest import renew
+from kvmctl.guest.resident import Resident
 from kvmctl.runtime import conditions, raising, server
 from kvmctl.runtime.waiting import meet, parse_guest_condition
 
@@ -61,15 +62,19 @@ async def test_no_fork_is_handed_out_before_its_guest_has_fresh_random_numbers(
     template = await kvmctl.create_template("small", SPEC)
     order: list[str] = []
     seeds: list[bytes] = []
-    real = raising.renew
+    send, wait = Resident.send_renewal, Resident.wait_renewed
 
-    async def watched(turn: object, command: tuple[str, ...], given: renew.Renewal) -> None:
+    async def watched_send(self: Resident, given: renew.Renewal) -> None:
         order.append("asked")
         seeds.append(given.seed)
-        await real(turn, command, given)  # type: ignore[arg-type]  # raises unless the guest's kernel took the seed
+        await send(self, given)
+
+    async def watched_wait(self: Resident) -> None:
+        await wait(self)  # raises unless the guest's kernel took the seed
         order.append("renewed")
 
-    monkeypatch.setattr(raising, "renew", watched)
+    monkeypatch.setattr(Resident, "send_renewal", watched_send)
+    monkeypatch.setattr(Resident, "wait_renewed", watched_wait)
     for _ in range(2):
         async with await template.fork() as fork:
             order.append("handed out")
@@ -82,9 +87,8 @@ async def test_no_fork_is_handed_out_before_its_guest_has_fresh_random_numbers(
 
 async def test_a_fork_whose_guest_cannot_be_renewed_is_not_handed_out(roots: Roots) -> None:
     template = await kvmctl.create_template("small", SPEC)
-    async with await template.fork() as fork:
-        await shell(fork, "rm /run/kvmctl-renew")
-    template.record = replace(template.record, renew=("/run/nothing",))
+    assert template.record.is_resident
+    template.record = replace(template.record, renew=("/run/nothing",), is_resident=False)
     with pytest.raises(kvmctl.AgentError):
         await template.fork()
     assert kvmctl.list_machines(include_stopped=True) == []
