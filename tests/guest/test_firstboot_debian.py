@@ -146,7 +146,8 @@ def debian(request: pytest.FixtureRequest, tmp_path: Path, pytestconfig: pytest.
 async def check_told(debian: Debian, vm: Vm) -> None:
     """That everything was done, once."""
     assert await inside(vm, "hostname") == "web-one\n"
-    assert "web-one login:" in vm.console_text(), "it was called otherwise when one could first log in"
+    prompt = await vm.wait_for_console(r"\w login:")
+    assert "web-one login:" in prompt, "it was called otherwise when one could first log in"
     assert "adm" in (await inside(vm, "id", "-nG", "bob")).split()
     assert (await inside(vm, "getent", "shadow", "bob")).split(":")[1] == HASH
     assert "Bob 100%" in await inside(vm, "getent", "passwd", "bob")
