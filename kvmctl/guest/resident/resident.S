@@ -503,6 +503,7 @@ goodbye:cmpl    $0, pid(%rbx)
         syscall
         mov     $SIGKILL, %esi
         call    send
+        call    collect
 
 # The agent wants to know of our end, and a guest that has just woken up has other things to do.
 linger: mov     %r12d, %edi
