@@ -138,7 +138,8 @@ class Machines:
 
     async def _look_ahead(self, nodeid: str, source: Blueprint | Template, words: dict[str, Any]) -> None:
         template, hostname = (source, "") if isinstance(source, Template) else self._find(source.changed(words))
-        if template is not None and not (words and isinstance(source, Template)):
+        if template is not None and not (words and isinstance(source, Template)) and not template.record.plan.helpers:
+            # What serves a machine beside its QEMU says nowhere whose it is, and would be this test's.
             await self._lab.ahead.begin(template, nodeid=nodeid, name=_name_for(nodeid), hostname=hostname)
 
     def _find(self, blueprint: Blueprint) -> tuple[Template | None, str]:
