@@ -23,9 +23,6 @@ IGNORE_SHARED: Final = {"capability": "x-ignore-shared", "state": True}
 """The migration capability that leaves out memory which is a shared file: it is there already."""
 EVENTS: Final = {"capability": "events", "state": True}
 """The one by which QEMU tells how far it is."""
-SILENTLY: Final = {"announce-rounds": 0}
-"""The migration parameter that keeps QEMU from having guests announce themselves to their network, five times in the
-first second: each of a fork's networks is its own, and nobody in it has known the guest elsewhere."""
 _WHY: Final = "default: a fork goes on where its template was frozen"
 _STATE: Final = "device-state"
 _PLACE: Final = MachinePaths("fork", "/fork/run", "/fork/state")
@@ -102,7 +99,6 @@ def fork_plan(plan: Plan, *, where: Frozen, features: frozenset[Feature], is_rel
         before_run=(
             *plan.before_run,
             QmpStep("migrate-set-capabilities", {"capabilities": [IGNORE_SHARED, EVENTS]}, why=_WHY),
-            QmpStep("migrate-set-parameters", SILENTLY, why=_WHY),
             QmpStep("migrate-incoming", {"uri": uri}, why=_WHY),
         ),
         template=where.final.name,

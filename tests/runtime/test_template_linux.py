@@ -94,6 +94,59 @@ async def test_a_fork_whose_guest_cannot_be_renewed_is_not_handed_out(roots: Roo
     assert kvmctl.list_machines(include_stopped=True) == []
 
 
+async def test_the_agent_is_asked_when_the_program_that_waits_in_the_guest_is_gone(tmp_path: Path) -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    async with await template.fork() as fork:
+        assert "kvmctl-resident" in await shell(fork, "tr '\\0' ' ' </proc/$PPID/cmdline")
+        closed = fork.wait_for_event("VSERPORT_CHANGE")
+        found = await kvmctl.Vm.exec(fork, ["sh", "-c", "tr '\\0' ' ' </proc/$PPID/cmdline; killall kvmctl-resident"])
+        assert b"qemu-ga" in found.stdout
+        await closed
+        assert "qemu-ga" in await shell(fork, "tr '\\0' ' ' </proc/$PPID/cmdline")
+        (tmp_path / "file").write_bytes(b"it")
+        await fork.copy_in(str(tmp_path / "file"), "/tmp/file")
+        assert await shell(fork, "cat /tmp/file") == "it"
+
+
+async def test_a_command_that_a_reset_ends_is_told_of() -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    async with await template.fork() as fork:
+        begun = asyncio.Event()
+        running = asyncio.ensure_future(fork.exec(["sh", "-c", "echo; sleep 60"], on_stdout=lambda _: begun.set()))
+        await begun.wait()
+        await fork.reset()
+        with pytest.raises(kvmctl.AgentError, match="restarted in the middle"):
+            await running
+
+
+async def test_a_command_whose_machine_ends_is_told_of() -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    async with await template.fork() as fork:
+        begun = asyncio.Event()
+        running = asyncio.ensure_future(fork.exec(["sh", "-c", "echo; sleep 60"], on_stdout=lambda _: begun.set()))
+        await begun.wait()
+        await fork.kill()
+        with pytest.raises(kvmctl.NotRunning):
+            await running
+
+
+async def test_commands_at_the_same_time_do_not_wait_for_each_other() -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    async with await template.fork() as fork:
+        first = asyncio.ensure_future(shell(fork, "until [ -e /tmp/go ]; do sleep 0.1; done; echo first"))
+        await asyncio.sleep(0)
+        assert await shell(fork, "touch /tmp/go; echo second") == "second"
+        assert await first == "first"
+
+
+async def test_a_guest_without_a_port_for_it_is_renewed_by_its_agent() -> None:
+    machine = kvmctl.load(SPEC).model_copy(update={"agent": {"transfer": False}})
+    template = await kvmctl.create_template("small", type(machine).model_validate(machine.model_dump(by_alias=True)))
+    assert not template.record.is_resident
+    async with await template.fork() as fork:
+        assert abs(int(await shell(fork, "date +%s")) - time.time()) < 5
+
+
 async def test_a_fork_takes_little_memory_and_still_has_a_kernel_to_reboot_with() -> None:
     template = await kvmctl.create_template("small", SPEC)
     async with await template.fork() as fork:
