@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final
 
 from kvmctl.compile import compile_plan
-from kvmctl.errors import KvmctlError, NotFound, StateError, TemplateDamaged, TemplateMisfit
+from kvmctl.errors import CommandFailed, KvmctlError, NotFound, StateError, TemplateDamaged, TemplateMisfit
 from kvmctl.guest import resident
 from kvmctl.guest.reload import reload
 from kvmctl.guest.renew import hush, install
@@ -89,7 +89,7 @@ async def create_template(
     shell commands `run` are run in its guest, and it is frozen. Raises SpecError where the machine has what can't be
     forked; TemplateMisfit where there is a template of that name that was made of something else, or does not fit any
     more, and TemplateDamaged where it is broken, unless `refresh` is asked for; Busy where it is in use;
-    KvmctlError where a command fails; and what running a machine raises. Whoever makes the same at the same time is
+    CommandFailed where a command fails; and what running a machine raises. Whoever makes the same at the same time is
     waited for, and what they made is used.
     """
     roots = roots or store.find_roots()
@@ -255,7 +255,7 @@ async def _run(vm: Vm, command: str) -> None:
     result = await vm.exec(["/bin/sh", "-c", command])
     if result.exit_code:
         output = (result.stdout + result.stderr)[-_TAIL:].decode(errors="replace")
-        raise KvmctlError(f"{command!r} failed in the guest with status {result.exit_code}", detail=output.strip())
+        raise CommandFailed(f"{command!r} failed in the guest with status {result.exit_code}", detail=output.strip())
 
 
 def _seal(making: _Making, renewed: _Renewed) -> None:

@@ -171,7 +171,7 @@ async def test_a_guest_without_a_driver_for_generation_ids_hears_nothing_of_them
 
 
 async def test_a_command_that_fails_makes_no_template(roots: Roots) -> None:
-    with pytest.raises(kvmctl.KvmctlError, match="'echo no; exit 3' failed in the guest with status 3") as caught:
+    with pytest.raises(kvmctl.CommandFailed, match="'echo no; exit 3' failed in the guest with status 3") as caught:
         await kvmctl.create_template("small", SPEC, run=["echo no; exit 3"])
     assert caught.value.detail == "no"
     assert kvmctl.template_names() == []
