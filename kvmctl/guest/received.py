@@ -43,6 +43,14 @@ class Received:
         self._drop(end + 1)
         return line
 
+    def take(self, count: int) -> bytes | None:
+        """The next `count` bytes; None where they are not all there."""
+        if len(self._buffer) < count:
+            return None
+        found = bytes(memoryview(self._buffer)[:count])
+        self._drop(count)
+        return found
+
     def skip_past(self, mark: bytes) -> tuple[int, bool]:
         """Drop everything up to and with the next `mark`, one byte; how much that was, and whether it was there."""
         at = self._buffer.find(mark)
@@ -72,6 +80,12 @@ class Lines:
         while (line := self._received.take_line(limit=limit)) is None:
             self._received.add(await self._read())
         return line
+
+    async def read_exactly(self, count: int) -> bytes:
+        """The next `count` bytes. Raises EOFError, OSError."""
+        while (found := self._received.take(count)) is None:
+            self._received.add(await self._read())
+        return found
 
     async def skip_past(self, mark: bytes, *, limit: int) -> int:
         """Drop everything up to and with the next `mark`, one byte; returns how much.

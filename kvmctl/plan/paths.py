@@ -227,6 +227,11 @@ class MachinePaths(NamedTuple):
         return join(self.run, "transfer.sock")
 
     @property
+    def resident(self) -> str:
+        """The port of the program that waits in the guest of a fork."""
+        return join(self.run, "resident.sock")
+
+    @property
     def transfer_lock(self) -> str:
         """Locked by whoever copies files through that port, their process id inside."""
         return join(self.run, "transfer.lock")

@@ -9,19 +9,25 @@ import asyncio
 import os
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from kvmctl.errors import AlreadyRunning
+from kvmctl.errors import AgentError, AlreadyRunning, NotRunning
+from kvmctl.guest.resident import Resident
+from kvmctl.guest.run import Control, ExecResult, OnOutput
 from kvmctl.plan.captive import tie
 from kvmctl.plan.fork import place
 from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.plan.template import RESIDENT
 from kvmctl.plan.template_paths import TemplatePaths
 from kvmctl.runtime import definitions, store, template, unfinished
 from kvmctl.runtime.begin import begin
+from kvmctl.runtime.events import Event
 from kvmctl.runtime.journal import Journal
+from kvmctl.runtime.race import first_of
 from kvmctl.runtime.raising import Profile, Raised, check_room, finish
 from kvmctl.runtime.template import Record
 from kvmctl.runtime.vm import Vm
@@ -51,6 +57,7 @@ class Fork(Vm):
         )
         self.profile = raised.profile
         """How long the fork took."""
+        self._resident = raised.resident
         self._is_renewed = raised.profile.renewed > 0
 
     async def wait_for_agent(self) -> None:
@@ -58,17 +65,65 @@ class Fork(Vm):
         if not self._is_renewed:
             await super().wait_for_agent()
 
+    async def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        cwd: str | None = None,
+        stdin: bytes | AsyncIterable[bytes] = b"",
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
+        control: Control | None = None,
+    ) -> ExecResult:
+        """Run a command in the guest and wait for its end, as `Vm.exec` does.
+
+        By the program that has renewed the guest, where that can do it: it is awake, and waits for nothing else.
+        """
+        work = partial(
+            super().exec, argv, env=env, user=user, cwd=cwd, on_stdout=on_stdout, on_stderr=on_stderr, control=control
+        )
+        resident = self._find_resident()
+        if resident is None or not isinstance(stdin, bytes):
+            return await work(stdin=stdin)
+        run = partial(resident.run, argv, env=env, user=user, cwd=cwd, stdin=stdin, control=control)
+        async with self._guest():
+            _, result = await first_of(run(on_stdout=on_stdout, on_stderr=on_stderr), self._wait_resident_lost())
+        return result or await work(stdin=stdin)
+
+    def _find_resident(self) -> Resident | None:
+        """The program that waits in the guest, if it does, and has nothing else to do."""
+        if self._resident is not None and any(map(_ends_resident, self._journal.events())):
+            self._resident.close()
+        return self._resident if self._resident is not None and self._resident.is_free else None
+
+    async def _wait_resident_lost(self) -> None:
+        """Wait until there can be no answer any more. Raises AgentError, NotRunning."""
+        async for event in self.events():
+            if _ends_resident(event):
+                raise AgentError(f"the guest of {self.name!r} has ended the program that ran the command")
+        raise NotRunning(f"machine {self.name!r} has ended")
+
     async def close(self) -> None:
         """Dispose of it: a fork that this process holds is good for nothing without it."""
         await self.dispose()
 
     async def dispose(self) -> None:
         """End the fork and leave nothing of it."""
+        if self._resident is not None:
+            self._resident.close()
         try:
             if self._owner == os.getpid() and self.is_alive:
                 await self.kill()  # nothing on its disks is for anybody
         finally:
             await super().dispose()
+
+
+def _ends_resident(event: Event) -> bool:
+    """Whether the guest has closed the port of the program that waits in it, or was restarted."""
+    is_closed = event.name == "VSERPORT_CHANGE" and event.data.get("id") == RESIDENT and not event.data.get("open")
+    return is_closed or event.name == "RESET"
 
 
 @dataclass(slots=True)
@@ -172,7 +227,7 @@ class Template:
             plan = tie(plan, self.record.tie) if is_captive else plan
             beginning = begin(plan, paths, is_captive=is_captive)
         profile.spawned = profile.now()
-        return await finish(beginning, profile, template=self.name, command=self.record.renew, hostname=hostname)
+        return await finish(beginning, profile, record=self.record, hostname=hostname)
 
     def _held(self) -> ExitStack:
         """The template, which nobody removes meanwhile. Raises NotFound, Busy."""

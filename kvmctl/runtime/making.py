@@ -12,12 +12,14 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from kvmctl.compile import compile_plan
-from kvmctl.errors import KvmctlError, NotFound, StateError, TemplateDamaged, TemplateMisfit
+from kvmctl.errors import CommandFailed, KvmctlError, NotFound, StateError, TemplateDamaged, TemplateMisfit
+from kvmctl.guest import resident
 from kvmctl.guest.reload import reload
 from kvmctl.guest.renew import hush, install
 from kvmctl.guest.turn import Turn
@@ -31,7 +33,7 @@ from kvmctl.plan.model import CreateOverlay, Input, Plan
 from kvmctl.plan.option import Form
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.plan.share import InputDirectory
-from kvmctl.plan.template import template_plan
+from kvmctl.plan.template import RESIDENT_PORT, template_plan
 from kvmctl.runtime import deferred, files, frozen, makers, store, template, unfinished
 from kvmctl.runtime import start as starting
 from kvmctl.runtime.events import derive
@@ -39,6 +41,8 @@ from kvmctl.runtime.fork import Template, load_template
 from kvmctl.runtime.journal import read_events
 from kvmctl.runtime.prepare import find_tie, load_machine, look_at_host, look_at_qemu
 from kvmctl.runtime.raising import renewal
+from kvmctl.runtime.settling import settle
+from kvmctl.runtime.sockets import connect_unix
 from kvmctl.runtime.template import Record, Source
 from kvmctl.runtime.vm import Vm
 from kvmctl.runtime.waiting import Condition, meet, parse_guest_condition
@@ -62,6 +66,14 @@ class _Making:
     keys: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Renewed:
+    """How the guest of a fork is renewed: by a command, if at all, which waits in it already if it is resident."""
+
+    command: tuple[str, ...] | None = None
+    is_resident: bool = False
+
+
 async def create_template(
     name: str,
     machine: Machine | str | os.PathLike[str],
@@ -77,7 +89,7 @@ async def create_template(
     shell commands `run` are run in its guest, and it is frozen. Raises SpecError where the machine has what can't be
     forked; TemplateMisfit where there is a template of that name that was made of something else, or does not fit any
     more, and TemplateDamaged where it is broken, unless `refresh` is asked for; Busy where it is in use;
-    KvmctlError where a command fails; and what running a machine raises. Whoever makes the same at the same time is
+    CommandFailed where a command fails; and what running a machine raises. Whoever makes the same at the same time is
     waited for, and what they made is used.
     """
     roots = roots or store.find_roots()
@@ -91,8 +103,8 @@ async def create_template(
         has_waited = await makers.claim(making.where.made, stack)
         if found := _find_made(making, roots, refresh=refresh, has_waited=has_waited):
             return found
-        renew = await _boot_and_freeze(making)
-        await asyncio.to_thread(_seal, making, renew)
+        renewed = await _boot_and_freeze(making)
+        await asyncio.to_thread(_seal, making, renewed)
         unfinished.finish(making.where.made, making.where.final)
     found = load_template(name, roots=roots)
     found.is_new = True
@@ -203,8 +215,8 @@ def _check_space(plan: Plan, roots: Roots) -> None:
         )
 
 
-async def _boot_and_freeze(making: _Making) -> tuple[str, ...] | None:
-    """Run the machine to where it is frozen; the command that renews its guest."""
+async def _boot_and_freeze(making: _Making) -> _Renewed:
+    """Run the machine to where it is frozen; how its guest is renewed."""
     async with starting.run_plan(tie(making.plan, making.tie), making.where.booted) as vm:
         await meet(vm, making.until)
         for command in making.source.commands:
@@ -212,13 +224,26 @@ async def _boot_and_freeze(making: _Making) -> tuple[str, ...] | None:
         path = making.where.made.device_state
         if not _has_agent(vm):
             await frozen.freeze(vm, path, features=making.qemu.features)
-            return None
-        async with Turn(vm.agent()) as turn:
+            return _Renewed()
+        async with Turn(vm.agent()) as turn, AsyncExitStack() as stack:
             await hush(turn)
-            renew = await install(turn, renewal())
-            await turn.execute("guest-ping")  # connected to us, it is frozen awake: see `Fork`
+            renewed = await _find_renewal(vm, turn, stack)
+            turn.give_back()
+            await settle(vm)
+            if not renewed.is_resident:
+                await turn.execute("guest-ping")  # connected to us, it is frozen awake: see `Fork`
             await frozen.freeze(vm, path, features=making.qemu.features)
-            return renew
+            return renewed
+
+
+async def _find_renewal(vm: Vm, turn: Turn, stack: AsyncExitStack) -> _Renewed:
+    """How the guest's forks are renewed; what waits for that in the guest is connected for as long as `stack` lasts."""
+    if vm.plan.guest.transfer:
+        connect = partial(connect_unix, vm.paths.resident)
+        if found := await resident.install(turn, connect, port=RESIDENT_PORT, renewal=renewal()):
+            stack.callback(found[0].close)
+            return _Renewed(found[1], is_resident=True)
+    return _Renewed(await install(turn, renewal()))
 
 
 def _has_agent(vm: Vm) -> bool:
@@ -230,10 +255,10 @@ async def _run(vm: Vm, command: str) -> None:
     result = await vm.exec(["/bin/sh", "-c", command])
     if result.exit_code:
         output = (result.stdout + result.stderr)[-_TAIL:].decode(errors="replace")
-        raise KvmctlError(f"{command!r} failed in the guest with status {result.exit_code}", detail=output.strip())
+        raise CommandFailed(f"{command!r} failed in the guest with status {result.exit_code}", detail=output.strip())
 
 
-def _seal(making: _Making, renew: tuple[str, ...] | None) -> None:
+def _seal(making: _Making, renewed: _Renewed) -> None:
     """Everything that makes a template of what was frozen: overlays, digests, the record. Raises StateError."""
     made = making.where.made
     program = qemuimg.find_qemu_img(making.plan.qemu)
@@ -251,11 +276,12 @@ def _seal(making: _Making, renew: tuple[str, ...] | None) -> None:
         source=making.source,
         plan=fork_plan(making.plan, where=making.where, features=making.qemu.features, is_reloaded=is_reloaded),
         tie=making.tie,
-        renew=renew,
+        renew=renewed.command,
         files={name: frozen.digest(os.path.join(made.directory, name)) for name in own},
         keys=making.keys,
         created=time.time(),
         warnings=making.plan.warnings,
+        is_resident=renewed.is_resident,
     )
     files.write_atomic(made.record, record.dumps().encode())
 

@@ -12,6 +12,7 @@ from typing import Final
 from kvmctl.errors import HostError, MonitorLost, StateError
 from kvmctl.guest.agent import Agent
 from kvmctl.guest.renew import SEED_BYTES, Renewal, renew
+from kvmctl.guest.resident import Resident
 from kvmctl.guest.turn import Turn
 from kvmctl.plan.layers import CopyImage
 from kvmctl.plan.model import Plan
@@ -22,6 +23,8 @@ from kvmctl.runtime.begin import Beginning
 from kvmctl.runtime.handshake import bring_up
 from kvmctl.runtime.journal import Journal, read_events
 from kvmctl.runtime.monitor import Monitor
+from kvmctl.runtime.sockets import connect_unix
+from kvmctl.runtime.template import Record
 
 FORKED: Final = "KVMCTL_FORKED"
 """kvmctl's own event in a fork's journal: what its guest was given, before anybody got to see the fork."""
@@ -58,22 +61,30 @@ class Raised:
     beginning: Beginning
     profile: Profile
     monitor: Monitor | None = None
+    resident: Resident | None = None
+    """The program that waits in its guest."""
+
+    def hang_up(self) -> None:
+        """Let go of the program that waits in its guest."""
+        if self.resident is not None:
+            self.resident.close()
+            self.resident = None
 
     def let_go(self) -> None:
         """Leave it to itself."""
         self.beginning.succeed()
+        self.hang_up()
         self.beginning.child.disown()
         self.beginning.child.process.close()
 
     def fail(self, cause: BaseException) -> BaseException:
         """End it, and leave nothing of it; the error to raise."""
+        self.hang_up()
         return self.beginning.fail(cause)
 
 
-async def finish(
-    beginning: Beginning, profile: Profile, *, template: str, command: Sequence[str] | None, hostname: str
-) -> Raised:
-    """The fork whose QEMU was started, with its guest renewed by `command`, where there is one.
+async def finish(beginning: Beginning, profile: Profile, *, record: Record, hostname: str) -> Raised:
+    """The fork whose QEMU was started, with its guest renewed as `record` says, where it can be.
 
     Whatever goes wrong, nothing is left of it. Raises MonitorLost, LaunchFailed, AgentError, DeadlineExceeded.
     """
@@ -84,19 +95,35 @@ async def finish(
 
     async def before() -> None:
         await _loaded(beginning)
+        if raised.resident is not None:
+            await raised.resident.send_renewal(renewal(hostname))  # it is there when the guest wakes up
 
     async def after() -> None:
-        if command is not None:
-            async with Turn(Agent(partial(connect_agent, beginning.paths))) as turn:
-                await renew(turn, tuple(command), renewal(hostname))
+        if record.renew is not None:
+            await _renew(raised, record.renew, hostname)
             profile.renewed = profile.now()
 
-    raised.monitor = await bring_up(beginning, on_greeting=on_greeting, before=before, after=after)
+    try:
+        if record.is_resident:  # before the state is loaded: the guest sees no gap
+            raised.resident = Resident(connect_unix(beginning.paths.resident))
+        raised.monitor = await bring_up(beginning, on_greeting=on_greeting, before=before, after=after)
+    except BaseException:
+        raised.hang_up()
+        raise
     _read_times(beginning.paths, profile)
     given = ["random", "clock", *(["hostname"] if hostname else [])] if profile.renewed else []
     with Journal(beginning.paths) as journal:
-        journal.note(FORKED, {"template": template, "renewed": given})
+        journal.note(FORKED, {"template": beginning.plan.template, "renewed": given})
     return raised
+
+
+async def _renew(raised: Raised, command: Sequence[str], hostname: str) -> None:
+    """Wait until the guest is renewed, by what waits in it or by its agent. Raises AgentError, DeadlineExceeded."""
+    if raised.resident is not None:
+        await raised.resident.wait_renewed()
+        return
+    async with Turn(Agent(partial(connect_agent, raised.beginning.paths))) as turn:
+        await renew(turn, tuple(command), renewal(hostname))
 
 
 async def _loaded(beginning: Beginning) -> None:

@@ -67,6 +67,8 @@ class Record:
     """Seconds since the epoch."""
     warnings: tuple[str, ...] = ()
     """What its machine's plan warned of."""
+    is_resident: bool = False
+    """That command was run before it was frozen, and waits: see `kvmctl.guest.resident`."""
     format: int = FORMAT
 
     def dumps(self) -> str:

@@ -10,7 +10,7 @@ from kvmctl.errors import Problem
 from kvmctl.spec.devices import Devices
 
 _OWN: Final = (
-    r"agent|ahci|balloon|channels|console|fdc|iothread-.*|input\d+|journal|mon-.*|panic|pflash.*|private|qmp|ram|rng.*"
+    r"agent|ahci|balloon|channels|console|fdc|iothread-.*|input\d+|journal|mon-.*|panic|pflash.*|private|qmp|ram|resident|rng.*"
     r"|scsi(-.*)?|seed|share\d+|spare\d+|transfer|usb|video|vnc.*|vsock|watchdog|.*-(file|netdev|port|tap\d+|vhost\d+)"
 )
 """Ids, node names and sockets of the devices that a spec does not name, and what is made from the names it gives."""

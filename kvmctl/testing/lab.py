@@ -25,6 +25,7 @@ from kvmctl.runtime.making import create_template
 from kvmctl.runtime.specs import find_spec, is_path
 from kvmctl.spec.load import from_mapping, read_mapping
 from kvmctl.spec.machine import Machine
+from kvmctl.testing.ahead import Ahead
 from kvmctl.testing.blueprint import Blueprint, merged
 from kvmctl.testing.loop import LoopThread
 
@@ -69,10 +70,12 @@ class Lab:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.loop = LoopThread()
+        self.ahead = Ahead()
         self._templates: dict[str, asyncio.Future[Template]] = {}
 
     def close(self) -> None:
-        """End the loop; the machines on it have been given back by now."""
+        """End the loop; the machines of tests have been given back by now."""
+        self.loop.run(self.ahead.drop())
         self.loop.close()
 
     def order(self, blueprint: Blueprint) -> Order:
@@ -92,6 +95,11 @@ class Lab:
         if name not in self._templates:
             self._templates[name] = asyncio.ensure_future(_make(name, order, store.find_roots()))
         return await asyncio.shield(self._templates[name])
+
+    def find_template(self, order: Order) -> Template | None:
+        """The template of `order`, if it is made already."""
+        made = self._templates.get(order.template)
+        return made.result() if made is not None and made.done() and made.exception() is None else None
 
 
 def stem_of(path: str) -> str:

@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import shlex
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Final
 
 from kvmctl.errors import KvmctlError
@@ -39,7 +39,7 @@ class Machines:
 
     def __init__(self, lab: Lab, *, nodeid: str) -> None:
         self._lab = lab
-        self._called = re.sub(r"[^A-Za-z0-9]+", "-", nodeid.rpartition("::")[2]).strip("-")[:_NAME_MAX] or "test"
+        self._nodeid = nodeid
         self._stack = AsyncExitStack()
         self._names: list[str] = []
         self._is_failed = False
@@ -53,7 +53,7 @@ class Machines:
 
     async def raise_async(self, source: Blueprint | Template, words: dict[str, Any]) -> AsyncGuest:
         """As `raise_`, on the loop of the machines."""
-        name = f"{self._called}-{secrets.token_hex(3)}"
+        name = _name_for(self._nodeid)
         self._names.append(name)
         if isinstance(source, Template):
             self._check_usable(source, words)
@@ -79,7 +79,10 @@ class Machines:
             guest = self._have_detached(attach(name, roots=template.roots))
             await _name(guest, hostname)
             return guest
-        fork = await template.fork(name=name, hostname=hostname)
+        fork = await self._lab.ahead.take(template, nodeid=self._nodeid, hostname=hostname)
+        if fork is None:
+            fork = await template.fork(name=name, hostname=hostname)
+        self._names.append(fork.name)
         self._stack.push_async_callback(fork.dispose)
         return self._have(fork)
 
@@ -120,7 +123,33 @@ class Machines:
     def close(self, *, is_failed: bool) -> None:
         """Give all machines back; with ``--vm-keep-failed`` those of a failed test are left running."""
         self._is_failed = is_failed
-        self._lab.loop.run(self._stack.aclose())
+        self._lab.loop.run(self._close())
+
+    async def _close(self) -> None:
+        await self._stack.aclose()
+        await self._lab.ahead.drop(nodeid=self._nodeid)
+
+    def look_ahead(self, nodeid: str, source: Blueprint | Template, words: dict[str, Any]) -> None:
+        """Begin to make the machine that the test `nodeid` will ask for next, if that takes no more than a fork."""
+        settings = self._lab.settings
+        if not (settings.cold or settings.keep_failed):
+            with suppress(KvmctlError):  # it is that test that will want to know
+                self._lab.loop.run(self._look_ahead(nodeid, source, words))
+
+    async def _look_ahead(self, nodeid: str, source: Blueprint | Template, words: dict[str, Any]) -> None:
+        template, hostname = (source, "") if isinstance(source, Template) else self._find(source.changed(words))
+        if template is not None and not (words and isinstance(source, Template)) and not template.record.plan.helpers:
+            # What serves a machine beside its QEMU says nowhere whose it is, and would be this test's.
+            await self._lab.ahead.begin(template, nodeid=nodeid, name=_name_for(nodeid), hostname=hostname)
+
+    def _find(self, blueprint: Blueprint) -> tuple[Template | None, str]:
+        order = self._lab.order(blueprint)
+        return self._lab.find_template(order), order.hostname
+
+    @property
+    def not_mine(self) -> list[str]:
+        """The names of machines that are none of this test's leaks: those to be kept, and the next test's."""
+        return [*self.kept, *([self._lab.ahead.name] if self._lab.ahead.name else [])]
 
     def evidence(self, *, directory: str) -> list[Evidence]:
         """What is known of the machines, and kept in `directory` where one is given."""
@@ -136,6 +165,12 @@ class Machines:
         paths = [roots.machine(name, ephemeral=ephemeral) for name in gone for ephemeral in (True, False)]
         places = sorted({place for item in paths for place in (item.run, item.state)})
         return [place for place in places if os.path.lexists(place)]
+
+
+def _name_for(nodeid: str) -> str:
+    """A name for a machine of the test."""
+    called = re.sub(r"[^A-Za-z0-9]+", "-", nodeid.rpartition("::")[2]).strip("-")[:_NAME_MAX] or "test"
+    return f"{called}-{secrets.token_hex(3)}"
 
 
 async def _name(guest: AsyncGuest, hostname: str) -> None:

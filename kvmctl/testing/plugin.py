@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,7 @@ _KEPT: Final = "kvmctl: left running"
 _MACHINES: Final = pytest.StashKey[Any]()
 _WATCHMAN: Final = pytest.StashKey[Any]()
 _FAILED: Final = pytest.StashKey[bool]()
+_NEXT: Final = pytest.StashKey[Any]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -80,7 +82,12 @@ def _vm_machines(request: pytest.FixtureRequest, _vm_lab: Lab) -> Iterator[Machi
 @pytest.fixture
 def vm(request: pytest.FixtureRequest, _vm_machines: Machines, vm_template: Blueprint | Template) -> Guest:
     """A machine of its own for this test: a fresh fork of the template, as the marker `vm` has it."""
-    return _vm_machines.raise_(vm_template, _marked(request))
+    guest = _vm_machines.raise_(vm_template, _marked(request.node))
+    following = request.node.stash.get(_NEXT, None)
+    if all(_is_same_fixture(name, request.node, following) for name in ("vm", "vm_template")):
+        with suppress(pytest.UsageError):  # that test's own
+            _vm_machines.look_ahead(following.nodeid, vm_template, _marked(following))
+    return guest
 
 
 @pytest.fixture
@@ -113,10 +120,17 @@ def async_vm_factory(
     return make
 
 
-def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:
+def _is_same_fixture(name: str, item: pytest.Item, other: pytest.Item | None) -> bool:
+    """Whether both tests have the fixture, and nobody has overridden it for one of them."""
+    found = [getattr(each, "_fixtureinfo", None) for each in (item, other)]
+    mine, theirs = ([*info.name2fixturedefs.get(name, ())] if info is not None else [] for info in found)
+    return bool(mine and theirs) and mine[-1] is theirs[-1]
+
+
+def _marked(item: pytest.Item) -> dict[str, Any]:
     """What the markers of a test say, those nearer to it last."""
     words: dict[str, Any] = {}
-    for mark in reversed(list(request.node.iter_markers("vm"))):
+    for mark in reversed(list(item.iter_markers("vm"))):
         if mark.args:
             message = f"@pytest.mark.vm takes keywords only, as spec={mark.args[0]!r}"
             raise pytest.UsageError(message)
@@ -156,6 +170,12 @@ def _has_machines(item: pytest.Item) -> bool:
     return not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Which test comes next is known; its machine is forked while this one runs."""
+    item.stash[_NEXT] = nextitem
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     """All that a test starts is marked as its own, by a word in the environment."""
@@ -191,7 +211,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
 def _find_leaks(item: pytest.Item) -> list[str]:
     os.environ.pop(TEST_WORD, None)
     machines: Machines | None = item.stash.get(_MACHINES, None)
-    leaks: list[str] = item.stash[_WATCHMAN].leaks(kept=machines.kept if machines else [])
+    leaks: list[str] = item.stash[_WATCHMAN].leaks(kept=machines.not_mine if machines else [])
     return leaks + (machines.left_behind() if machines else [])
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -31,17 +32,25 @@ async def measure_debian() -> list[Row]:
     """The Debian guest after its first boot, which made keys and took its disk: each run begins with the same disk."""
     if not DEBIAN.exists():
         return []
+    async with settled_debian() as settled:
+        disk = settled.with_name("disk.qcow2")
+        begin = partial(overlay, settled, disk)
+        begin()
+        return [await measure_machine(debian_machine(disk), name="Debian", runs=DEBIAN_RUNS, before=begin)]
+
+
+@asynccontextmanager
+async def settled_debian() -> AsyncIterator[Path]:
+    """The disk of the Debian guest after its first boot, to lay others over, in a directory of its own."""
     with tempfile.TemporaryDirectory() as directory:
-        settled, disk = Path(directory) / "settled.qcow2", Path(directory) / "disk.qcow2"
+        settled = Path(directory) / "settled.qcow2"
         overlay(DEBIAN, settled)
         async with kvmctl.launch(debian_machine(settled)) as vm:
             await vm.wait_for_agent()
             await vm.exec(["systemctl", "is-system-running", "--wait"])
             await vm.press_power_button()
             await vm.wait()
-        begin = partial(overlay, settled, disk)
-        begin()
-        return [await measure_machine(debian_machine(disk), name="Debian", runs=DEBIAN_RUNS, before=begin)]
+        yield settled
 
 
 async def measure_machine(

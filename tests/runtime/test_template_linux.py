@@ -15,6 +15,7 @@ import pytest
 import kvmctl
 from kvmctl import Roots
 from kvmctl.guest import renew
+from kvmctl.guest.resident import Resident
 from kvmctl.runtime import conditions, raising, server
 from kvmctl.runtime.waiting import meet, parse_guest_condition
 
@@ -61,15 +62,19 @@ async def test_no_fork_is_handed_out_before_its_guest_has_fresh_random_numbers(
     template = await kvmctl.create_template("small", SPEC)
     order: list[str] = []
     seeds: list[bytes] = []
-    real = raising.renew
+    send, wait = Resident.send_renewal, Resident.wait_renewed
 
-    async def watched(turn: object, command: tuple[str, ...], given: renew.Renewal) -> None:
+    async def watched_send(self: Resident, given: renew.Renewal) -> None:
         order.append("asked")
         seeds.append(given.seed)
-        await real(turn, command, given)  # type: ignore[arg-type]  # raises unless the guest's kernel took the seed
+        await send(self, given)
+
+    async def watched_wait(self: Resident) -> None:
+        await wait(self)  # raises unless the guest's kernel took the seed
         order.append("renewed")
 
-    monkeypatch.setattr(raising, "renew", watched)
+    monkeypatch.setattr(Resident, "send_renewal", watched_send)
+    monkeypatch.setattr(Resident, "wait_renewed", watched_wait)
     for _ in range(2):
         async with await template.fork() as fork:
             order.append("handed out")
@@ -82,12 +87,64 @@ async def test_no_fork_is_handed_out_before_its_guest_has_fresh_random_numbers(
 
 async def test_a_fork_whose_guest_cannot_be_renewed_is_not_handed_out(roots: Roots) -> None:
     template = await kvmctl.create_template("small", SPEC)
-    async with await template.fork() as fork:
-        await shell(fork, "rm /run/kvmctl-renew")
-    template.record = replace(template.record, renew=("/run/nothing",))
+    assert template.record.is_resident
+    template.record = replace(template.record, renew=("/run/nothing",), is_resident=False)
     with pytest.raises(kvmctl.AgentError):
         await template.fork()
     assert kvmctl.list_machines(include_stopped=True) == []
+
+
+async def test_the_agent_is_asked_when_the_program_that_waits_in_the_guest_is_gone(tmp_path: Path) -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    async with await template.fork() as fork:
+        assert "kvmctl-resident" in await shell(fork, "tr '\\0' ' ' </proc/$PPID/cmdline")
+        closed = fork.wait_for_event("VSERPORT_CHANGE")
+        found = await kvmctl.Vm.exec(fork, ["sh", "-c", "tr '\\0' ' ' </proc/$PPID/cmdline; killall kvmctl-resident"])
+        assert b"qemu-ga" in found.stdout
+        await closed
+        assert "qemu-ga" in await shell(fork, "tr '\\0' ' ' </proc/$PPID/cmdline")
+        (tmp_path / "file").write_bytes(b"it")
+        await fork.copy_in(str(tmp_path / "file"), "/tmp/file")
+        assert await shell(fork, "cat /tmp/file") == "it"
+
+
+async def test_a_command_that_a_reset_ends_is_told_of() -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    async with await template.fork() as fork:
+        begun = asyncio.Event()
+        running = asyncio.ensure_future(fork.exec(["sh", "-c", "echo; sleep 60"], on_stdout=lambda _: begun.set()))
+        await begun.wait()
+        await fork.reset()
+        with pytest.raises(kvmctl.AgentError, match="restarted in the middle"):
+            await running
+
+
+async def test_a_command_whose_machine_ends_is_told_of() -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    async with await template.fork() as fork:
+        begun = asyncio.Event()
+        running = asyncio.ensure_future(fork.exec(["sh", "-c", "echo; sleep 60"], on_stdout=lambda _: begun.set()))
+        await begun.wait()
+        await fork.kill()
+        with pytest.raises(kvmctl.NotRunning):
+            await running
+
+
+async def test_commands_at_the_same_time_do_not_wait_for_each_other() -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    async with await template.fork() as fork:
+        first = asyncio.ensure_future(shell(fork, "until [ -e /tmp/go ]; do sleep 0.1; done; echo first"))
+        await asyncio.sleep(0)
+        assert await shell(fork, "touch /tmp/go; echo second") == "second"
+        assert await first == "first"
+
+
+async def test_a_guest_without_a_port_for_it_is_renewed_by_its_agent() -> None:
+    machine = kvmctl.load(SPEC).model_copy(update={"agent": {"transfer": False}})
+    template = await kvmctl.create_template("small", type(machine).model_validate(machine.model_dump(by_alias=True)))
+    assert not template.record.is_resident
+    async with await template.fork() as fork:
+        assert abs(int(await shell(fork, "date +%s")) - time.time()) < 5
 
 
 async def test_a_fork_takes_little_memory_and_still_has_a_kernel_to_reboot_with() -> None:
@@ -114,7 +171,7 @@ async def test_a_guest_without_a_driver_for_generation_ids_hears_nothing_of_them
 
 
 async def test_a_command_that_fails_makes_no_template(roots: Roots) -> None:
-    with pytest.raises(kvmctl.KvmctlError, match="'echo no; exit 3' failed in the guest with status 3") as caught:
+    with pytest.raises(kvmctl.CommandFailed, match="'echo no; exit 3' failed in the guest with status 3") as caught:
         await kvmctl.create_template("small", SPEC, run=["echo no; exit 3"])
     assert caught.value.detail == "no"
     assert kvmctl.template_names() == []

@@ -109,13 +109,21 @@ async def renew(turn: Turn, command: tuple[str, ...], renewal: Renewal) -> None:
 
 
 async def _commands(turn: Turn) -> AsyncIterator[tuple[str, ...]]:
-    program = await asyncio.to_thread(Path(PROGRAM).read_bytes)
-    for place in _PLACES:
-        path = f"{place}/{_NAME}"
-        if await _is_put(turn, path, program):
-            yield (path,)
+    async for path in put_program(turn, _NAME, await asyncio.to_thread(Path(PROGRAM).read_bytes)):
+        yield (path,)
     for interpreter in INTERPRETERS:
         yield interpreter
+
+
+async def put_program(turn: Turn, name: str, data: bytes) -> AsyncIterator[str]:
+    """Put a program into the guest, in one place after the other where it may be run; its path there.
+
+    Raises DeadlineExceeded where the agent does not answer.
+    """
+    for place in _PLACES:
+        path = f"{place}/{name}"
+        if await _is_put(turn, path, data):
+            yield path
 
 
 async def _is_put(turn: Turn, path: str, data: bytes) -> bool:

@@ -1,0 +1,287 @@
+"""A program that waits in a frozen guest, and renews each fork, and runs its first commands, as soon as that wakes up.
+
+The guest agent can do both, and is slow at it: it has an event loop to wake up, JSON to read, a copy of itself to make
+for each command, and is to be asked again and again whether that has ended. Under TCG, where every instruction is
+translated anew in every fork, that takes ten times as long as what it is asked for. So a program of two kilobytes is
+put into the guest before it is frozen, where it waits at a virtio port of its own. It ends when nobody is connected to
+that any more; and whatever it can't do, the agent is asked for. Its source is the assembly beside this file, assembled
+by ``scripts/build-renew``, which tells of the messages.
+
+May import errors, and its neighbours in guest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+from kvmctl.errors import AgentError
+from kvmctl.guest.beside import beside
+from kvmctl.guest.command import check_command, find_end, start_command
+from kvmctl.guest.received import LineTooLong
+from kvmctl.guest.renew import ERRORS, Renewal, put_program
+from kvmctl.guest.run import Control, ExecResult, OnOutput, Sink
+from kvmctl.guest.session import PATIENCE
+from kvmctl.guest.shell import SHELL, Setting, become
+from kvmctl.guest.turn import Turn
+from kvmctl.guest.wire import Wire
+
+PROGRAM: Final = str(Path(__file__).with_name("resident.bin"))
+"""Path of the program's bytes."""
+MESSAGE_MAX: Final = 32768
+"""Bytes of a message."""
+
+_NAME: Final = "kvmctl-resident"
+_START: Final = r"""
+port=/dev/virtio-ports/$2
+if ! [ -c "$port" ]; then
+    port=
+    for file in /sys/class/virtio-ports/*/name; do
+        read -r found <"$file" && [ "$found" = "$2" ] || continue
+        port=${file%/name}
+        port=/dev/${port##*/}
+    done
+fi
+exec "$1" "$port"
+"""
+"""Becomes the program ``$1`` at the port ``$2``."""
+_STREAMED: Final = 1
+_HEAD: Final = struct.Struct("<II")
+_NUMBER: Final = struct.Struct("<I")
+_HELD_SECONDS: Final = 3.0
+"""Seconds that output goes on after its command has ended before it is said that somebody else holds it."""
+
+
+class Kind(IntEnum):
+    """What a message is about."""
+
+    RENEW = 1
+    RUN = 2
+    SIGNAL = 3
+    READY = 16
+    STDOUT = 17
+    STDERR = 18
+    EXITED = 19
+    END = 20
+    FAILED = 21
+
+
+class Resident:
+    """A connection to the program. After anything that went wrong it is closed, and the program ends.
+
+    Every method raises AgentError where the connection breaks, and what it says makes no sense.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._wire = Wire(connection)
+        self.is_open = True
+        """Whether it can be asked for anything."""
+        self._is_busy = False
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it can be asked for something now."""
+        return self.is_open and not self._is_busy
+
+    async def wait_ready(self) -> None:
+        """Wait until it says that it waits."""
+        async with self._exchange():
+            await self._expect(Kind.READY)
+
+    async def send_renewal(self, renewal: Renewal) -> None:
+        """Tell it to renew the guest, were it before that runs."""
+        async with self._exchange():
+            await self._send(Kind.RENEW, renewal.dumps())
+
+    async def wait_renewed(self) -> None:
+        """Wait until the guest is renewed. Raises AgentError where it can't be."""
+        async with self._exchange():
+            (number,) = _NUMBER.unpack(await self._expect(Kind.FAILED))
+            if number:
+                what = ERRORS.get(number, f"failed with {number}")
+                raise AgentError(f"the program that renews the guest {what}")
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        cwd: str | None = None,
+        stdin: bytes = b"",
+        on_stdout: OnOutput | None = None,
+        on_stderr: OnOutput | None = None,
+        control: Control | None = None,
+    ) -> ExecResult | None:
+        """Run a command in the guest as `kvmctl.guest.run.run` does; None where it takes the agent.
+
+        Whoever stops waiting ends the command too.
+        """
+        setting = Setting(env or {}, user, cwd)
+        check_command(argv, stdin=stdin)
+        setting.check()
+        is_streamed = bool(on_stdout or on_stderr or control)
+        request = _dumps_command(become(argv, setting) if setting else argv, stdin, is_streamed=is_streamed)
+        if len(request) > MESSAGE_MAX:
+            return None
+        command = _Command(Sink(on_stdout), Sink(on_stderr), is_streamed=is_streamed)
+        async with self._exchange():
+            await self._send(Kind.RUN, request)
+            async with beside(self._deliver(control)) if control is not None else nullcontext():
+                while not command.take(*await self._receive_of(command)):
+                    pass
+        return command.result()
+
+    async def _receive_of(self, command: _Command) -> tuple[Kind, bytes]:
+        try:
+            async with asyncio.timeout(_HELD_SECONDS if command.is_held else None) as scope:
+                return await self._receive()
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise AgentError(
+                "the command has ended, but something that it started still holds its output",
+                hint="Start what stays with its output elsewhere (>/dev/null 2>&1 &), or stream the output.",
+            ) from None
+
+    async def _deliver(self, control: Control) -> None:
+        """Pass on the signals that the command is sent."""
+        while True:
+            await control.wake.wait()
+            for number in control.take():
+                await self._send(Kind.SIGNAL, _NUMBER.pack(number))
+
+    async def _expect(self, wanted: Kind) -> bytes:
+        kind, data = await self._receive()
+        if kind is not wanted:
+            raise AgentError(f"the program in the guest says {kind.name}, where it had to say {wanted.name}")
+        return data
+
+    async def _send(self, kind: Kind, data: bytes) -> None:
+        await self._wire.send(_HEAD.pack(kind, len(data)) + data)
+
+    async def _receive(self) -> tuple[Kind, bytes]:
+        kind, size = _HEAD.unpack(await self._wire.read_exactly(_HEAD.size))
+        if size > MESSAGE_MAX:
+            raise LineTooLong
+        try:
+            return Kind(kind), await self._wire.read_exactly(size)
+        except ValueError as error:
+            raise LineTooLong from error
+
+    @asynccontextmanager
+    async def _exchange(self) -> AsyncIterator[None]:
+        """A question and its answer; what goes wrong meanwhile is the end of the connection."""
+        self._is_busy = True
+        try:
+            yield
+        except BaseException as error:
+            self.close()
+            if isinstance(error, LineTooLong | EOFError | OSError) and not isinstance(error, TimeoutError):
+                raise AgentError("the connection to the program in the guest is broken") from error
+            raise
+        finally:
+            self._is_busy = False
+
+    def close(self) -> None:
+        """Hang up: the program ends, and what it runs."""
+        if self.is_open:
+            self.is_open = False
+            self._wire.close()
+
+
+class _Command:
+    """A command as far as it has been told of."""
+
+    def __init__(self, stdout: Sink, stderr: Sink, *, is_streamed: bool) -> None:
+        self._sinks: dict[Kind, Sink] = {Kind.STDOUT: stdout, Kind.STDERR: stderr}
+        self._is_streamed = is_streamed
+        self._status: int | None = None
+        self._is_run = True
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it has ended, and its output is waited for all the same."""
+        return self._status is not None and not self._is_streamed
+
+    def take(self, kind: Kind, data: bytes) -> bool:
+        """Take a message in; whether it was the last one. Raises AgentError for one that is none of a command's."""
+        match kind:
+            case Kind.STDOUT | Kind.STDERR:
+                self._sinks[kind].put(data)
+            case Kind.EXITED:
+                (self._status,) = _NUMBER.unpack(data)
+            case Kind.FAILED:
+                self._is_run = False
+                return True
+            case Kind.END if self._status is not None:
+                return True
+            case _:
+                raise AgentError(f"the program in the guest says {kind.name} in the middle of a command")
+        return False
+
+    def result(self) -> ExecResult | None:
+        """What became of it; None where it could not be run."""
+        if not self._is_run or self._status is None:
+            return None
+        code = os.waitstatus_to_exitcode(self._status)
+        signal = -code if code < 0 else None
+        stdout, stderr = self._sinks.values()
+        truncated = stdout.truncated or stderr.truncated
+        return ExecResult(128 + signal if signal else code, signal, stdout.kept, stderr.kept, truncated)
+
+
+def _dumps_command(argv: Sequence[str], stdin: bytes, *, is_streamed: bool) -> bytes:
+    words = b"".join(word.encode() + b"\0" for word in argv)
+    return _HEAD.pack(_STREAMED if is_streamed else 0, len(argv)) + words + stdin
+
+
+async def install(
+    turn: Turn, connect: Callable[[], socket.socket], *, port: str, renewal: Renewal
+) -> tuple[Resident, tuple[str, ...]] | None:
+    """The program, waiting in the guest at `port`, which `connect` connects to, tried once with `renewal`; its command.
+
+    None where the guest lets none be put there, or has no such port. Raises DeadlineExceeded where the agent does not
+    answer.
+    """
+    program = await asyncio.to_thread(Path(PROGRAM).read_bytes)
+    async for path in put_program(turn, _NAME, program):
+        command = (SHELL, "-c", _START, "kvmctl", path, port)
+        resident = Resident(connect())
+        try:
+            with suppress(AgentError, TimeoutError):
+                await _try(turn, resident, command, renewal)
+                return resident, command
+        except BaseException:
+            resident.close()
+            raise
+        resident.close()
+    return None
+
+
+async def _try(turn: Turn, resident: Resident, command: Sequence[str], renewal: Renewal) -> None:
+    """Start the program, and have it do all that it can. Raises AgentError, TimeoutError."""
+    pid = await start_command(turn, command)
+    async with asyncio.timeout(PATIENCE):
+        try:
+            async with beside(_watch(turn, pid)):
+                await resident.wait_ready()
+        finally:
+            turn.give_back()  # it may have been asked something that was not waited for
+        await resident.send_renewal(renewal)
+        await resident.wait_renewed()
+        await resident.run([SHELL, "-c", ":"])  # what commands need is in the guest's memory, then
+
+
+async def _watch(turn: Turn, pid: int) -> None:
+    """Raises AgentError when the program has ended."""
+    while await find_end(turn, pid) is None:
+        await turn.rest()
+    raise AgentError("the program in the guest ended as soon as it was started")
