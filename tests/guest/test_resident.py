@@ -156,6 +156,16 @@ async def test_what_it_cannot_run_is_left_to_the_agent(start: Callable[..., Resi
     assert result.exit_code == 0
 
 
+async def test_a_second_command_is_left_to_the_agent_while_one_runs(start: Callable[..., Resident]) -> None:
+    resident = await ready(start)
+    first = asyncio.ensure_future(resident.run(["cat"], stdin=b"first"))
+    second = asyncio.ensure_future(resident.run(["true"]))
+    result = await first
+    assert result is not None
+    assert result.stdout == b"first"
+    assert await second is None
+
+
 async def test_streamed_output_comes_as_it_is_written_and_signals_reach_the_command(
     start: Callable[..., Resident],
 ) -> None:

@@ -18,6 +18,7 @@ from kvmctl.guest import renew
 from kvmctl.guest.resident import Resident
 from kvmctl.runtime import conditions, raising, server
 from kvmctl.runtime.waiting import meet, parse_guest_condition
+from kvmctl.spec.load import from_mapping, read_mapping
 
 pytestmark = [pytest.mark.linux, pytest.mark.slow, pytest.mark.usefixtures("roots")]
 
@@ -140,8 +141,9 @@ async def test_commands_at_the_same_time_do_not_wait_for_each_other() -> None:
 
 
 async def test_a_guest_without_a_port_for_it_is_renewed_by_its_agent() -> None:
-    machine = kvmctl.load(SPEC).model_copy(update={"agent": {"transfer": False}})
-    template = await kvmctl.create_template("small", type(machine).model_validate(machine.model_dump(by_alias=True)))
+    spec = read_mapping(str(SPEC)) | {"agent": {"transfer": False}}
+    machine = from_mapping(spec, source=str(SPEC), base=str(SPEC.parent))
+    template = await kvmctl.create_template("small", machine)
     assert not template.record.is_resident
     async with await template.fork() as fork:
         assert abs(int(await shell(fork, "date +%s")) - time.time()) < 5

@@ -129,7 +129,7 @@ class Resident:
         setting.check()
         is_streamed = bool(on_stdout or on_stderr or control)
         request = _dumps_command(become(argv, setting) if setting else argv, stdin, is_streamed=is_streamed)
-        if len(request) > MESSAGE_MAX:
+        if len(request) > MESSAGE_MAX or not self.is_free:
             return None
         command = _Command(Sink(on_stdout), Sink(on_stderr), is_streamed=is_streamed)
         async with self._exchange():
