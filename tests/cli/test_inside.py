@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from .conftest import PATIENCE, ROOT, Kvmctl, command_line_of
@@ -136,6 +137,24 @@ def test_a_plain_command_is_run_with_next_to_nothing(here: Kvmctl) -> None:
     assert not loaded & {"asyncio", "pydantic", "pydantic_core", "psutil", "qemu.qmp", "typer", "socket", "subprocess"}
     assert not loaded & {"dataclasses", "datetime", "hashlib", "inspect", "pathlib", "secrets", "shutil"}
     assert "kvmctl.guest.run" in here.modules("exec", "web", "--via", "agent", "--", "true")
+
+
+def test_a_signal_that_comes_before_there_is_a_command_ends_us(here: Kvmctl) -> None:
+    qemu = int((Path(here.environment["KVMCTL_RUNTIME_DIR"]) / "web/pid").read_text())
+    os.kill(qemu, signal.SIGSTOP)  # it runs, for all that is known, and nobody answers
+    try:
+        asking = here.popen("exec", "web", "--", "true")
+        while not any(link.endswith("/agent.lock") for link in links(psutil.Process(asking.pid))):
+            assert asking.poll() is None
+        asking.send_signal(signal.SIGINT)
+        assert end(asking)[0] == 130
+    finally:
+        os.kill(qemu, signal.SIGCONT)
+
+
+def links(process: psutil.Process) -> list[str]:
+    """The files that a process has open."""
+    return [file.path for file in process.open_files()]
 
 
 @WAYS
