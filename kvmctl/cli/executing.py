@@ -33,7 +33,7 @@ def main(machine: str, command: Sequence[str]) -> None:
     """Run it and exit with its code. Returns where there is more to it, and nothing was done."""
     with ending_well(), CommandSignals() as signals:
         try:
-            with _signals_to(signals):
+            with _signals_to(signals) as seen:
                 code = kvmctl.exec_quickly(
                     machine, command, on_stdout=output.emit_bytes, on_stderr=output.say_bytes, signals=signals
                 )
@@ -44,11 +44,13 @@ def main(machine: str, command: Sequence[str]) -> None:
             sys.exit(OUR_FAILURE)
         if code is not None:
             sys.exit(code)
+        if seen:
+            sys.exit(128 + seen[0])  # there was no command yet that it could have gone to
 
 
 @contextmanager
-def _signals_to(signals: CommandSignals) -> Iterator[None]:
-    """SIGINT and SIGTERM go to the command; the second of them, and SIGHUP, end it."""
+def _signals_to(signals: CommandSignals) -> Iterator[list[int]]:
+    """SIGINT and SIGTERM go to the command; the second of them, and SIGHUP, end it. Gives those that came."""
     seen: list[int] = []
 
     def forward(number: int, _frame: object) -> None:
@@ -67,7 +69,7 @@ def _signals_to(signals: CommandSignals) -> Iterator[None]:
     if before[SIGHUP] is not SIG_IGN:  # as nohup has it
         signal(SIGHUP, end)
     try:
-        yield
+        yield seen
     finally:
         for number, handler in before.items():
             signal(number, handler)

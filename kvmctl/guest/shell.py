@@ -18,6 +18,8 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\$?")
 
 BECOME: Final = r"""
+# The agent's environment may have variables of these names.
+unset mask stem session entry
 if [ -n "$1" ]; then
     # Without a fork, which $(umask) would take.
     while read -r key value; do

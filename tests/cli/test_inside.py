@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from .conftest import PATIENCE, ROOT, Kvmctl, command_line_of
@@ -138,6 +139,24 @@ def test_a_plain_command_is_run_with_next_to_nothing(here: Kvmctl) -> None:
     assert "kvmctl.guest.run" in here.modules("exec", "web", "--via", "agent", "--", "true")
 
 
+def test_a_signal_that_comes_before_there_is_a_command_ends_us(here: Kvmctl) -> None:
+    qemu = int((Path(here.environment["KVMCTL_RUNTIME_DIR"]) / "web/pid").read_text())
+    os.kill(qemu, signal.SIGSTOP)  # it runs, for all that is known, and nobody answers
+    try:
+        asking = here.popen("exec", "web", "--", "true")
+        while not any(link.endswith("/agent.lock") for link in links(psutil.Process(asking.pid))):
+            assert asking.poll() is None
+        asking.send_signal(signal.SIGINT)
+        assert end(asking)[0] == 130
+    finally:
+        os.kill(qemu, signal.SIGCONT)
+
+
+def links(process: psutil.Process) -> list[str]:
+    """The files that a process has open."""
+    return [file.path for file in process.open_files()]
+
+
 @WAYS
 def test_streams_and_the_exit_code_are_the_commands(here: Kvmctl, options: tuple[str, ...]) -> None:
     done = here("exec", "web", *options, "--", "sh", "-c", "seq 1 30000; echo err >&2; exit 7")
@@ -169,7 +188,12 @@ def test_a_machine_that_ends_under_a_command_is_told_of_alike(here: Kvmctl) -> N
         told.append(end(talk))
     assert told[0][0] == 125
     assert "machine 'gone' has ended" in told[0][1]
-    assert told[0] == told[1]
+    first, second = (complaint.splitlines() for _, complaint in told)
+    assert (told[0][0], first[0], first[2:]) == (
+        told[1][0],
+        second[0],
+        second[2:],
+    )  # between them: what was being asked
 
 
 def test_a_guest_that_is_reset_under_a_command_is_told_of_alike(here: Kvmctl) -> None:
