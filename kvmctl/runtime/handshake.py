@@ -59,10 +59,10 @@ async def bring_up(
             await monitor.close()
     except BaseException as error:
         try:
+            cause = beginning.fail(error)  # first: whether QEMU has hung up is not to be told once we have
+        finally:
             if monitor is not None:
                 await monitor.close()
-        finally:
-            cause = beginning.fail(error)
         if cause is error:
             raise
         raise cause from error
