@@ -1,4 +1,4 @@
-"""Network cards that each fork has of its own: no template has them, and they are plugged in once a fork was loaded. Pure.
+"""Network cards that each fork has of its own: no template has them, and they are plugged into what was loaded. Pure.
 
 A tap leads to a network that others are on, where two machines can't have one address, and a card that was frozen has
 the address that its guest has seen. So the template is booted without the card, with an empty place where it would be,
@@ -17,13 +17,14 @@ from kvmctl.plan.mac import derived_mac
 from kvmctl.plan.model import FdSource, Network, Plan, QmpStep, Step, Tap, VhostNet
 from kvmctl.plan.option import Option, descriptor_names
 
+
 class Card(NamedTuple):
     """A card on a tap: what QEMU is told of it, and what it is handed."""
 
     key: str
     """The spec's, ``networks[0]``."""
-    index: int
-    """The place among the machine's cards."""
+    place: int
+    """Which of the machine's cards it is, from 0."""
     tap: Tap
     fds: tuple[FdSource, ...]
     netdev: Option
@@ -39,10 +40,10 @@ def find_cards(plan: Plan) -> tuple[Card, ...]:
 def _card(plan: Plan, tap: Tap) -> Card:
     netdev = next(option for option in plan.options if not {*tap.fds}.isdisjoint(descriptor_names(option.body)))
     device = next(option for option in plan.options if option.body.get("netdev") == netdev.body["id"])
-    index = [network.id for network in plan.networks].index(str(device.body["id"]))
+    place = [network.id for network in plan.networks].index(str(device.body["id"]))
     names = {*descriptor_names(netdev.body)}
     fds = tuple(item for item in plan.fds if isinstance(item, Tap | VhostNet) and not names.isdisjoint(item.fds))
-    return Card(tap.key, index, tap, fds, netdev, device, plan.networks[index])
+    return Card(tap.key, place, tap, fds, netdev, device, plan.networks[place])
 
 
 def problems(plan: Plan) -> Iterator[Problem]:
@@ -53,7 +54,7 @@ def problems(plan: Plan) -> Iterator[Problem]:
     told = (plan.spec.get("guest") or {}).get("network", ())
     for number, wish in enumerate(told):
         for card in cards:
-            if wish["card"] == card.network.id or (wish["card"] is None and number == card.index):
+            if wish["card"] == card.network.id or (wish["card"] is None and number == card.place):
                 message = "is about a card that is plugged into each fork, when the guest has long been told"
                 yield Problem(f"guest.network[{number}]", message, f"'{card.network.id}'", "set it up in the fork")
 
@@ -63,7 +64,7 @@ def _card_problems(card: Card, plan: Plan) -> Iterator[Problem]:
         message = "an interface of the host is one machine's, and all forks would want this one"
         way_out = "bridge alone: each fork has an interface of its own on it"
         yield Problem(f"{card.key}.device", message, f"'{card.tap.device}'", way_out)
-    if (mac := plan.spec["networks"][card.index]["mac"]) is not None:
+    if (mac := plan.spec["networks"][card.place]["mac"]) is not None:
         message = "all forks would have the same address on a network that they share"
         yield Problem(f"{card.key}.mac", message, f"'{mac}'", "leave it out: each fork's is made from its name")
     if plan.machine_type.startswith("microvm"):
@@ -110,7 +111,7 @@ def plug(plan: Plan, cards: tuple[Card, ...]) -> Plan:
     """`plan`, of forks, with `cards` to be plugged in, which have no addresses yet; see `address`."""
     networks = list(plan.networks)
     for card in cards:
-        networks.insert(card.index, card.network._replace(mac=None))
+        networks.insert(card.place, card.network._replace(mac=None))
     return plan._replace(
         fds=(*plan.fds, *(item for card in cards for item in card.fds)),
         networks=tuple(networks),

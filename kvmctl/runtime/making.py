@@ -253,9 +253,7 @@ def _seal(making: _Making, renew: tuple[str, ...] | None) -> None:
     for name in own:
         _close_off(os.path.join(made.directory, name), making)
     features = making.qemu.features
-    plan = fork_plan(
-        making.plan, where=making.where, features=features, cards=making.cards, is_reloaded=is_reloaded
-    )
+    plan = fork_plan(making.plan, where=making.where, features=features, cards=making.cards, is_reloaded=is_reloaded)
     record = Record(
         source=making.source,
         plan=plan,
