@@ -21,6 +21,8 @@ memory = "256MiB"
 kernel = "{ROOT}/machines/images/small-linux/vmlinuz"
 initrd = "{ROOT}/machines/images/small-linux/initramfs.gz"
 cmdline = "console=ttyS0 quiet panic=-1"
+"""
+NETWORKS = """
 [[networks]]
 type = "user"
 [[networks]]
@@ -77,7 +79,7 @@ def end(kvmctl: Kvmctl, *names: str) -> None:
 @pytest.mark.usefixtures("small_linux")
 def test_the_guests_of_two_forks_see_their_cards_come_and_reach_each_other(kvmctl: Kvmctl, net: Net) -> None:
     spec = kvmctl.directory / "small.toml"
-    spec.write_text(LINUX)
+    spec.write_text(LINUX + NETWORKS)
     made = net.kvmctl("template", "create", "small", "--from", str(spec), "--run", ON_PLUG)
     assert made.returncode == 0, made.stderr
     assert "networks[1]: 'net1' is plugged into each fork as it starts" in made.stderr
@@ -95,6 +97,16 @@ def test_the_guests_of_two_forks_see_their_cards_come_and_reach_each_other(kvmct
     assert " 0% packet loss" in kvmctl.ok("exec", "small-1", "--", "ping", "-c", "1", "-W", "30", two[2])
     end(kvmctl, "small-1", "small-2")
     assert set(net.links()) == {"lo", "br0"}
+
+
+@pytest.mark.linux
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_linux")
+def test_a_template_without_any_network_is_waited_for_by_its_agent(kvmctl: Kvmctl, net: Net) -> None:
+    spec = kvmctl.directory / "small.toml"
+    spec.write_text(LINUX + '[[networks]]\ntype = "tap"\nbridge = "br0"\n[guest]\n')  # for which keys are made
+    made = net.kvmctl("template", "create", "small", "--from", str(spec), "--until", "exec:true")
+    assert made.returncode == 0, made.stderr
 
 
 def shown(kvmctl: Kvmctl, name: str) -> list[dict[str, str]]:
