@@ -122,8 +122,8 @@ def _user(user: GuestUser, given: Given) -> dict[str, Any]:
 
 def _file(file: GuestFile, given: Given) -> dict[str, Any]:
     record: dict[str, Any] = {"path": file.path, "permissions": file.mode, "owner": file.owner}
-    if file.owner != "root:root":
-        record["defer"] = True  # until its owner has been made
+    if not file.is_roots:
+        record["defer"] = True  # until its owner has been made, by us or by a package
     data = given.contents[file.content]
     try:
         text = data.decode()

@@ -89,12 +89,14 @@ def _body(recipe: FirstBoot, given: Given) -> Iterator[str]:
     if recipe.locale:
         yield _SET_LOCALE
         yield f"try set_locale {quote(recipe.locale)}\n"
+    if recipe.files:
+        yield _PUT
+    # In cloud-init's order: a package may come from a source that a file names, and bring the owner of another.
+    yield from (_file(file, given) for file in recipe.files if file.is_roots)
     if recipe.packages:
         yield _INSTALL
         yield f"try install_packages {join(recipe.packages)}\n"
-    if recipe.files:
-        yield _PUT
-        yield from (_file(file, given) for file in recipe.files)
+    yield from (_file(file, given) for file in recipe.files if not file.is_roots)
     yield from (f"try {join(command)}\n" for command in recipe.run)
 
 

@@ -59,6 +59,11 @@ class GuestFile(NamedTuple):
     owner: str
     """``user:group``."""
 
+    @property
+    def is_roots(self) -> bool:
+        """Whether it can be written before there are users and packages."""
+        return self.owner == "root:root"
+
 
 class GuestCard(NamedTuple):
     """How the guest is to set up the network card that has the address `mac`."""

@@ -131,7 +131,11 @@ class Guest(Model):
         default=(), description="Users; one of your own name unless given, who may do everything through sudo."
     )
     packages: tuple[Package, ...] = Field(default=(), description="Packages to install, by their names there.")
-    files: tuple[GuestFile, ...] = Field(default=(), description="Files to write, before commands are run.")
+    files: tuple[GuestFile, ...] = Field(
+        default=(),
+        description="Files to write, before commands are run: root's before packages are "
+        "installed, those of others after.",
+    )
     run: tuple[Command, ...] = Field(
         default=(), description="Commands to run once, last of all: text for the shell, or lists of words."
     )

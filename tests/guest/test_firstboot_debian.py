@@ -6,11 +6,15 @@ Told by credentials the same disk is one without cloud-init: with no seed in sig
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +26,7 @@ from kvmctl import MachinePaths, Roots, Vm
 
 IMAGES = Path(__file__).parents[2] / "machines/images/debian"
 HASH = "$6$saltsalt$" + "a" * 86
+PACKAGE: Final = "kvmctl-test"
 DONE: Final = {"nocloud": r"Cloud-init v\. \S+ finished at", "credentials": "kvmctl: first boot is done"}
 PATIENCE = 600
 """Seconds: a first boot with cloud-init takes 40 without KVM, and five times as long where others use the CPUs too."""
@@ -32,6 +37,7 @@ pytestmark = [
     pytest.mark.timeout(3 * PATIENCE),
     pytest.mark.skipif(not (IMAGES / "disk.qcow2").exists(), reason="run scripts/build-guest debian first"),
     pytest.mark.skipif(shutil.which("ssh") is None, reason="there is no ssh"),
+    pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="there is no dpkg-deb"),
 ]
 
 
@@ -42,6 +48,8 @@ class Debian:
     way: str
     directory: Path
     roots: Roots
+    mirror: int
+    """The port of a repository with one package, on the host's loopback: where the guest finds it is 10.0.2.2."""
 
     @property
     def paths(self) -> MachinePaths:
@@ -63,6 +71,7 @@ class Debian:
             via = "{self.way}"
             hostname = "web-one"
             timezone = "Europe/Berlin"
+            packages = ["{PACKAGE}"]
             run = ["{run}", ["touch", "/var/tmp/with space"]]
             {extra}
             [[guest.users]]
@@ -76,6 +85,9 @@ class Debian:
             [[guest.files]]
             path = "/etc/motd"
             content = "told: 100% 'quoted'\\n"
+            [[guest.files]]
+            path = "/etc/apt/sources.list"
+            content = "deb [trusted=yes] http://10.0.2.2:{self.mirror} ./\\n"
             [[guest.files]]
             path = "/opt/new dir/program"
             source = "/bin/true"
@@ -131,14 +143,46 @@ async def wait_until_told(debian: Debian, vm: Vm) -> None:
         await inside(vm, "systemctl", "start", "ssh")  # which returns when it answers
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    """A server of files that says nothing of it."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # so it is called in the base class
+        """Nothing is to be said."""
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[int]:
+    """The port of a Debian repository with a package of our own."""
+    served, package = tmp_path / "mirror", tmp_path / "package"
+    (package / "DEBIAN").mkdir(parents=True)
+    control = f"Package: {PACKAGE}\nVersion: 1.0\nArchitecture: all\nMaintainer: kvmctl\nDescription: a test\n"
+    (package / "DEBIAN/control").write_text(control)
+    (package / "usr/share").mkdir(parents=True)
+    (package / f"usr/share/{PACKAGE}").write_text("installed\n")
+    served.mkdir()
+    file = served / "package.deb"
+    subprocess.run(["dpkg-deb", "--root-owner-group", "--build", str(package), str(file)], check=True)
+    data = file.read_bytes()
+    found = f"Filename: ./{file.name}\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n"
+    (served / "Packages").write_text(control + found)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
 @pytest.fixture(params=["nocloud", "credentials"])
-def debian(request: pytest.FixtureRequest, tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Debian]:
+def debian(
+    request: pytest.FixtureRequest, tmp_path: Path, pytestconfig: pytest.Config, mirror: int
+) -> Iterator[Debian]:
     cache = pytestconfig.cache
     assert cache is not None
     roots = Roots(*(str(tmp_path / part) for part in ("config", "state", "runtime")), str(cache.mkdir("kvmctl")))
     create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(IMAGES / "disk.qcow2")]
     subprocess.run([*create, str(tmp_path / "disk.qcow2")], check=True)
-    yield Debian(request.param, tmp_path, roots)
+    yield Debian(request.param, tmp_path, roots, mirror)
     leaked = end_all(str(tmp_path))
     assert not leaked, f"left running: {leaked}"
 
@@ -158,6 +202,7 @@ async def check_told(debian: Debian, vm: Vm) -> None:
     assert await inside(vm, "readlink", "-f", "/etc/localtime") == "/usr/share/zoneinfo/Europe/Berlin\n"
     assert await inside(vm, "cat", "/var/tmp/ran") == "ran\n"
     await inside(vm, "test", "-e", "/var/tmp/with space")
+    assert await inside(vm, "cat", f"/usr/share/{PACKAGE}") == "installed\n"
     assert "0 loaded units listed" in await inside(vm, "systemctl", "--failed", "--no-pager")
 
 
