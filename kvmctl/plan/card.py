@@ -1,9 +1,10 @@
-"""Network cards that each fork has of its own: no template has them, and they are plugged into what was loaded. Pure.
+"""Network cards that each fork has of its own: no template has them, and they are plugged into it. Pure.
 
 A tap leads to a network that others are on, where two machines can't have one address, and a card that was frozen has
 the address that its guest has seen. So the template is booted without the card, with an empty place where it would be,
-and every fork gets a card and a tap there, after its state and before it goes on. What is behind a card is no part of a
-machine's state; see QEMU's docs/system/vm-templating.rst.
+and every fork gets a card and a tap there. That is when its guest was renewed, so that what the guest does about the card
+(transaction numbers of DHCP, addresses of IPv6) it does with random numbers of its own. See QEMU's
+docs/system/vm-templating.rst.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def plug(plan: Plan, cards: tuple[Card, ...]) -> Plan:
     return plan._replace(
         fds=(*plan.fds, *(item for card in cards for item in card.fds)),
         networks=tuple(networks),
-        after_load=(*plan.after_load, *(step for card in cards for step in _steps(card))),
+        after_renewal=(*plan.after_renewal, *(step for card in cards for step in _steps(card))),
     )
 
 
@@ -127,13 +128,13 @@ def _steps(card: Card) -> Iterator[QmpStep]:
 
 def address(plan: Plan) -> Plan:
     """The plan of a fork that has its name, with the addresses of the cards that it has of its own."""
-    if not plan.after_load:
+    if not plan.after_renewal:
         return plan
-    plugged = {step.arguments["id"] for step in plan.after_load if step.execute == "device_add"}
+    plugged = {step.arguments["id"] for step in plan.after_renewal if step.execute == "device_add"}
     macs = {item.id: derived_mac(plan.name, index) for index, item in enumerate(plan.networks) if item.id in plugged}
     return plan._replace(
         networks=tuple(item._replace(mac=macs.get(item.id, item.mac)) for item in plan.networks),
-        after_load=tuple(_addressed(step, macs) for step in plan.after_load),
+        after_renewal=tuple(_addressed(step, macs) for step in plan.after_renewal),
     )
 
 

@@ -140,7 +140,7 @@ class Port(NamedTuple):
 
 
 class QmpStep(NamedTuple):
-    """A monitor command to be run before the machine is let go; for `Fd` and `Fds` in its arguments stand numbers."""
+    """A monitor command to be run as the machine starts; for `Fd` and `Fds` in its arguments stand numbers."""
 
     execute: str
     arguments: Mapping[str, Any] = {}  # a mapping that nobody writes
@@ -219,8 +219,8 @@ class Plan(NamedTuple):
     inputs: tuple[Input | InputDirectory, ...] = ()
     ports: tuple[Port, ...] = ()
     before_run: tuple[QmpStep, ...] = ()
-    after_load: tuple[QmpStep, ...] = ()
-    """Run before the machine is let go, too, once the frozen state is its own: what that knows nothing of."""
+    after_renewal: tuple[QmpStep, ...] = ()
+    """Run when a fork's guest has its own random numbers, before anybody gets to see the fork: what it is given then."""
     consoles: tuple[Console, ...] = ()
     disks: tuple[Disk, ...] = ()
     networks: tuple[Network, ...] = ()

@@ -62,7 +62,7 @@ def shell_script(plan: Plan) -> str:
 def _told(plan: Plan, taps: list[Tap]) -> Iterator[QmpStep]:
     """What the monitor is told, with the taps opened by QEMU itself."""
     owners = {name: tap for tap in taps for name in tap.fds}
-    for step in (*plan.before_run, *plan.after_load):
+    for step in (*plan.before_run, *plan.after_renewal):
         fds = list(descriptor_names(step.arguments))
         is_tap = bool(fds) and fds[0] in owners
         yield step._replace(arguments=_opened_tap(step.arguments, owners[fds[0]])) if is_tap else step

@@ -51,10 +51,10 @@ async def bring_up(
                 await monitor.execute(step.execute, _numbered(step, beginning.child.numbers))
             beginning.child.widen_backlogs()
             await before()
-            for step in beginning.plan.after_load:
-                await _plug(monitor, step, beginning)
             await monitor.execute("cont")
             await after()
+            for step in beginning.plan.after_renewal:
+                await _plug(monitor, step, beginning)
         if not beginning.claim.is_captive:
             await monitor.close()
     except BaseException as error:
@@ -70,7 +70,7 @@ async def bring_up(
 
 
 async def _plug(monitor: Monitor, step: QmpStep, beginning: Beginning) -> None:
-    """Carry out a step that gives a loaded machine what it was frozen without. Raises LaunchFailed, MonitorLost."""
+    """Carry out a step that gives a fork what it was frozen without. Raises LaunchFailed, MonitorLost."""
     try:
         await monitor.execute(step.execute, _numbered(step, beginning.child.numbers))
     except MonitorLost:

@@ -149,7 +149,7 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield " ".join(render_option(option, numbers))
     yield ""
     yield f"accel: {plan.accel}: {plan.accel_reason}"
-    fields = ("fds", "helpers", "steps", "inputs", "ports", "before_run", "after_load")
+    fields = ("fds", "helpers", "steps", "inputs", "ports", "before_run", "after_renewal")
     fields += ("consoles", "disks", "networks", "shares")
     for field, found in (*((field, getattr(plan, field)) for field in fields), ("guest", (plan.guest,))):
         for item in found:

@@ -58,7 +58,7 @@ def test_qemu_knows_every_option_and_step_of_templates_and_forks(name: str, vers
     for form in ("template", "fork"):
         plan = plan_for(f"{name}@{form}", version)
         problems += [problem for option in plan.options for problem in check_option(recording, option)]
-    for step in (*plan.before_run, *plan.after_load):
+    for step in (*plan.before_run, *plan.after_renewal):
         arguments = {key: resolve(value, Names()) for key, value in step.arguments.items()}
         problems += check_command(recording.schema, step.execute, arguments)
         if step.execute == "device_add":
@@ -120,7 +120,7 @@ def test_a_fork_has_its_cards_where_the_spec_has_them_with_addresses_of_its_own(
     machine, fork = plan_for(name, version), plan_for(f"{name}@fork", version)
     assert [network.id for network in fork.networks] == [network.id for network in machine.networks]
     for item in card.find_cards(machine):
-        netdev, device = (step.arguments for step in fork.after_load if step.why == item.key)
+        netdev, device = (step.arguments for step in fork.after_renewal if step.why == item.key)
         assert netdev == item.netdev.body
         assert device == {**item.device.body, "mac": derived_mac("one", item.place)}
         assert fork.networks[item.place].mac == device["mac"] != item.network.mac
