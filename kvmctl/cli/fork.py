@@ -38,9 +38,10 @@ def fork(
 ) -> None:
     """Start machines that go on where a template was frozen.
 
-    Each has memory and disks of its own, copy-on-write, fresh random numbers, the time of now, and ports of the host
-    that QEMU chooses (kvmctl show NAME). All of them are started, or none. Their names are printed; like others they
-    run until they power off or somebody stops them, and kvmctl rm removes what is left.
+    Each has memory and disks of its own, copy-on-write, fresh random numbers, the time of now, ports of the host that
+    QEMU chooses and, on a tap, a card with an address of its own (kvmctl show NAME). All of them are started, or none.
+    Their names are printed; like others they run until they power off or somebody stops them, and kvmctl rm removes
+    what is left.
 
     \b
     kvmctl fork web

@@ -73,7 +73,7 @@ def create(
 
     What it was made of is remembered: made again of the same, the template is left as it is; where the spec, an image
     or QEMU is another one, that is said, and --refresh makes it anew. What many machines can't have at once (a share,
-    a device of the host, a network in common) is refused.
+    a device of the host, one end of a cable) is refused. A card on a tap is left out, and plugged into each fork.
 
     \b
     kvmctl template create web --from machines/web.toml --run 'systemctl start nginx' --until agent
@@ -163,6 +163,7 @@ def _record(info: TemplateInfo) -> dict[str, object]:
         "problem": info.problem or None,
         "created": moment(record.created) if record else None,
         "memory": record.plan.memory if record else None,
+        "networks": record.plan.networks if record else None,
         "renew": record.renew if record else None,
         "made_of": record.source if record else None,
     }
@@ -176,6 +177,9 @@ def _pairs(info: TemplateInfo) -> Iterator[tuple[str, str]]:
         yield "Made", f"{moment(record.created):%Y-%m-%d %H:%M:%S} UTC"
         yield "Machine", f"{source.machine_type}, QEMU {source.qemu_version} ({source.qemu})"
         yield "Memory", output.size(record.plan.memory)
+        for network in record.plan.networks:
+            is_plugged = network.mac is None
+            yield "Network", f"{network.id}  {network.type}{'  plugged into each fork' if is_plugged else ''}"
         yield "Until", source.until
         yield from (("Run", command) for command in source.commands)
         yield from (("Read", f"{record.keys.get(path, '')}  {path}") for path in source.inputs)

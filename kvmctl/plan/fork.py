@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from posixpath import join
 from typing import Any, Final, TypeVar
 
+from kvmctl.plan import card
+from kvmctl.plan.card import Card
 from kvmctl.plan.features import Feature
 from kvmctl.plan.layers import CopyImage, SharedLock
 from kvmctl.plan.model import CopySecret, Input, MakeFifos, OpenFile, Plan, QmpStep, Step, StoreSecret
@@ -77,17 +79,25 @@ def boots_kernel(plan: Plan) -> bool:
     return "kernel" in flags and "bios" not in flags and not has_flash and plan.machine_type.startswith("pc")
 
 
-def fork_plan(plan: Plan, *, where: Frozen, features: frozenset[Feature], is_reloaded: bool = False) -> Plan:
+def fork_plan(
+    plan: Plan,
+    *,
+    where: Frozen,
+    features: frozenset[Feature],
+    cards: tuple[Card, ...] = (),
+    is_reloaded: bool = False,
+) -> Plan:
     """The plan that the forks of a template have in common, from the one the template was booted by; see `place`.
 
-    With `is_reloaded` the template has files that stand for the kernel: see `kvmctl.guest.reload`.
+    `cards` were left out of the template, and each fork has them. With `is_reloaded` the template has files that stand
+    for the kernel: see `kvmctl.guest.reload`.
     """
     own = layers(plan, where)
     plan = _moved(plan, {where.booted.run: _PLACE.run, where.made.directory: where.final.directory})
     uri, source = _incoming(where.final, features)
     if is_reloaded:
         plan = plan._replace(options=tuple(_reloaded(plan, where.final)))
-    return plan._replace(
+    plan = plan._replace(
         options=(*_options(plan, own, features), text("incoming", "defer", why=_WHY)),
         fds=(*plan.fds, SharedLock("template", where.final.lock, "template"), *source),
         steps=(*_steps(plan), *(CopyImage(layer.blank, _overlay(layer), "template") for layer in own)),
@@ -104,13 +114,14 @@ def fork_plan(plan: Plan, *, where: Frozen, features: frozenset[Feature], is_rel
         template=where.final.name,
         warnings=(),
     )
+    return card.plug(plan, cards)
 
 
 def place(plan: Plan, paths: MachinePaths, *, uuid: str) -> Plan:
-    """The fork's plan for one fork: its name, its directories, its UUID."""
+    """The fork's plan for one fork: its name, its directories, its UUID, the addresses of its cards."""
     plan = _moved(plan, {_PLACE.run: paths.run, _PLACE.state: paths.state, _DISKS: paths.disks})
     options = tuple(_identified(option, paths.name, uuid) for option in plan.options)
-    return plan._replace(name=paths.name, uuid=uuid, options=options)
+    return card.address(plan._replace(name=paths.name, uuid=uuid, options=options))
 
 
 def _identified(option: Option, name: str, uuid: str) -> Option:

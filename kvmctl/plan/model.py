@@ -14,7 +14,7 @@ from kvmctl.plan import guest as telling
 from kvmctl.plan import option
 from kvmctl.plan.helper import Helper, Tree
 from kvmctl.plan.layers import AddLayer, CopyImage, SharedLock
-from kvmctl.plan.option import Fd, Option
+from kvmctl.plan.option import Fd, Fds, Option
 from kvmctl.plan.share import InputDirectory, SharedDirectory
 
 FORMAT: Final = 1
@@ -146,7 +146,7 @@ class Port(NamedTuple):
 
 
 class QmpStep(NamedTuple):
-    """A monitor command to be run before the machine is let go; an `Fd` among its arguments is its number."""
+    """A monitor command to be run as the machine starts; for `Fd` and `Fds` in its arguments stand numbers."""
 
     execute: str
     arguments: Mapping[str, Any] = {}  # a mapping that nobody writes
@@ -225,6 +225,8 @@ class Plan(NamedTuple):
     inputs: tuple[Input | InputDirectory, ...] = ()
     ports: tuple[Port, ...] = ()
     before_run: tuple[QmpStep, ...] = ()
+    after_renewal: tuple[QmpStep, ...] = ()
+    """Run when a fork's guest has its own random numbers, before anybody gets to see the fork: what it is given then."""
     consoles: tuple[Console, ...] = ()
     disks: tuple[Disk, ...] = ()
     networks: tuple[Network, ...] = ()
@@ -264,7 +266,7 @@ _CLASSES: Final[dict[str, Any]] = {
     for cls in (
         Plan, Listen, Pair, OpenFile, Tap, VhostNet, CreateImage, CreateOverlay, CopyNvram,
         StoreSecret, CopySecret, MakeFifos, Input, InputDirectory, Port, QmpStep, Console, Disk, Network, Guest,
-        SharedDirectory, Helper, Tree, Fd, SharedLock, AddLayer, CopyImage, *telling.CLASSES,
+        SharedDirectory, Helper, Tree, Fd, Fds, SharedLock, AddLayer, CopyImage, *telling.CLASSES,
     )
 }  # fmt: skip
 
@@ -279,7 +281,7 @@ def _encode(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_encode(item) for item in value]
     if isinstance(value, dict):
-        return {key: _encode(item) if isinstance(item, Fd) else item for key, item in value.items()}
+        return {key: _encode(item) if isinstance(item, Fd | Fds) else item for key, item in value.items()}
     return value
 
 
@@ -312,4 +314,4 @@ def _decode_item(item: Any) -> Any:
 
 
 def _is_fd(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("") == Fd.__name__
+    return isinstance(value, dict) and value.get("") in {Fd.__name__, Fds.__name__}

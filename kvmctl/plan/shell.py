@@ -23,6 +23,7 @@ from kvmctl.plan.model import (
     MakeFifos,
     OpenFile,
     Plan,
+    QmpStep,
     Step,
     StoreSecret,
     Tap,
@@ -47,7 +48,7 @@ def shell_script(plan: Plan) -> str:
     taps = [source for source in plan.fds if isinstance(source, Tap)]
     lines = [f"# {plan.name}, but for what only kvmctl can hand over: the journal, its own monitor, the lock."]
     lines += [f"# console: socat -,rawer UNIX-CONNECT:{quote(console.socket)}" for console in plan.consoles]
-    lines += [f"# then, on the monitor: {_command(step.execute, step.arguments)}" for step in plan.before_run]
+    lines += [f"# then, on the monitor: {_command(step.execute, step.arguments)}" for step in _told(plan, taps)]
     lines += [f"# left out, for {item.program} is started with QEMU: {item.key}" for item in plan.helpers]
     lines += [f"mkdir -p -m 700 {quote(folder)}" for folder in dict.fromkeys(dirname(item.path) for item in sockets)]
     lines += [line for step in plan.steps for line in _step_lines(step)]
@@ -57,6 +58,15 @@ def shell_script(plan: Plan) -> str:
     words += [join(render_option(option, numbers)) for option in _standalone(plan)]
     words += [f"{numbers[file.fd]}{_REDIRECTIONS[file.mode]}{quote(file.path)}" for file in files]
     return "\n".join([*lines, " \\\n  ".join(words)])
+
+
+def _told(plan: Plan, taps: list[Tap]) -> Iterator[QmpStep]:
+    """What the monitor is told, with the taps opened by QEMU itself."""
+    owners = {name: tap for tap in taps for name in tap.fds}
+    for step in (*plan.before_run, *plan.after_renewal):
+        fds = list(descriptor_names(step.arguments))
+        is_tap = bool(fds) and fds[0] in owners
+        yield step._replace(arguments=_opened_tap(step.arguments, owners[fds[0]])) if is_tap else step
 
 
 def _standalone(plan: Plan) -> Iterator[Option]:

@@ -2,8 +2,9 @@
 
 It differs from the machine's ordinary plan in what all forks will share. The memory is a file that QEMU maps shared, so
 that it is all there once QEMU has ended; every writable disk gets a layer of its own; ports of the host, of which there
-is one each, are left to QEMU to choose. What can't be in several machines at once is refused, with the spec's key: see
-QEMU's docs/system/vm-templating.rst and docs/devel/migration/main.rst.
+is one each, are left to QEMU to choose. Cards on a network that forks share are taken out by `kvmctl.plan.card`. What
+can't be in several machines at once is refused, with the spec's key: see QEMU's docs/system/vm-templating.rst and
+docs/devel/migration/main.rst.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kvmctl.errors import Problem, SpecError
+from kvmctl.plan import card
 from kvmctl.plan.layers import AddLayer
 from kvmctl.plan.model import Disk, Input, Listen, Plan
 from kvmctl.plan.option import Fd, Form, Option, Value, jsonopt, keyvals
@@ -59,8 +61,8 @@ _DEVICES: Final[Mapping[str, _Refusal]] = {
     "virtio-vga-gl": _Refusal("QEMU can't save what is in a graphics card of the host", "video = 'virtio'"),
 }
 """Devices that can't be frozen, by how their drivers' names begin."""
-_OWN_NETWORKS: Final = frozenset({"user"})
-"""Networks that are a machine's own: the same address in two of them meets nobody."""
+_NETWORKS: Final = frozenset({"user", "tap"})
+"""Networks that are a machine's own, where the same address in two of them meets nobody, and those whose cards are."""
 
 
 def template_plan(plan: Plan, *, machine: MachinePaths, template: TemplatePaths, generation_id: bool) -> Plan:
@@ -117,13 +119,10 @@ def _problems(plan: Plan, machine: MachinePaths) -> Iterator[Problem]:
         match option.flag:
             case "device":
                 yield from _device_problems(option)
-            case "netdev" if option.body.get("type", "user") not in _OWN_NETWORKS:
-                yield Problem(
-                    _key(option),
-                    "all forks would have the same address on a network that they share",
-                    f"'{option.body['type']}'",
-                    "type = 'user'; or plug a card into each fork: netdev_add, device_add",
-                )
+            case "netdev" if option.body.get("type", "user") not in _NETWORKS:
+                message = "all forks would be at the same end of one cable"
+                way_out = "type = 'user', or 'tap' with a bridge"
+                yield Problem(_key(option), message, f"'{option.body['type']}'", way_out)
             case "object" if option.body.get("id") == _MEMORY:
                 yield from _memory_problems(option, is_shared=plan.spec["memory"]["shared"])
             case "blockdev" if option.body["driver"] == "host_device" and not option.body["read-only"]:
@@ -131,6 +130,7 @@ def _problems(plan: Plan, machine: MachinePaths) -> Iterator[Problem]:
                 yield Problem(_key(option), message, f"'{option.body['filename']}'", "path = an image")
             case "vnc" if str(option.lead).startswith("unix:") and option.lead != f"unix:{machine.vnc}":
                 yield Problem("vnc.socket", "all forks would listen on one socket", allowed="leave it out")
+    yield from card.problems(plan)
     yield from (
         Problem(port.key, "all forks would listen on one port", str(port.port), "leave it to QEMU")
         for port in plan.ports

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
+from kvmctl.errors import LaunchFailed, MonitorLost, QmpError
 from kvmctl.plan.model import QmpStep
 from kvmctl.plan.option import resolve
 from kvmctl.runtime.begin import START_SECONDS, Beginning
@@ -52,18 +53,34 @@ async def bring_up(
             await before()
             await monitor.execute("cont")
             await after()
+            for step in beginning.plan.after_renewal:
+                await _plug(monitor, step, beginning)
         if not beginning.claim.is_captive:
             await monitor.close()
     except BaseException as error:
         try:
+            cause = beginning.fail(error)  # first: whether QEMU has hung up is not to be told once we have
+        finally:
             if monitor is not None:
                 await monitor.close()
-        finally:
-            cause = beginning.fail(error)
         if cause is error:
             raise
         raise cause from error
     return monitor if beginning.claim.is_captive else None
+
+
+async def _plug(monitor: Monitor, step: QmpStep, beginning: Beginning) -> None:
+    """Carry out a step that gives a fork what it was frozen without. Raises LaunchFailed, MonitorLost."""
+    try:
+        await monitor.execute(step.execute, _numbered(step, beginning.child.numbers))
+    except MonitorLost:
+        raise
+    except QmpError as error:
+        name, part = beginning.plan.name, step.arguments["id"]
+        raise LaunchFailed(
+            f"{step.why}: QEMU can't plug {part!r} into {name!r}: {error.summary}",
+            hint="Its template was made without it, and something else may be in its place.",
+        ) from error
 
 
 def _numbered(step: QmpStep, numbers: Mapping[str, int]) -> dict[str, Any]:

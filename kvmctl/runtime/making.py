@@ -25,7 +25,9 @@ from kvmctl.guest.renew import hush, install
 from kvmctl.guest.turn import Turn
 from kvmctl.host.identity import identify
 from kvmctl.image import qemuimg
+from kvmctl.plan import card
 from kvmctl.plan.captive import Tie, tie
+from kvmctl.plan.card import Card
 from kvmctl.plan.facts import QemuFacts
 from kvmctl.plan.features import Feature
 from kvmctl.plan.fork import Frozen, boots_kernel, fork_plan, layers
@@ -64,6 +66,8 @@ class _Making:
     until: Condition
     source: Source
     keys: dict[str, str]
+    cards: tuple[Card, ...]
+    """Left out of `plan`, for each fork has them of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,7 @@ def _decide(name: str, machine: Machine, *, until: str | None, run: tuple[str, .
     host, qemu = look_at_host(machine, roots=roots), look_at_qemu(machine, roots)
     plan = compile_plan(machine, host=host, qemu=qemu, paths=booted, name=name)
     plan = template_plan(plan, machine=booted, template=made, generation_id="vmgenid" in qemu.devices)
+    plan, cards = card.unplug(plan)
     awaited = parse_guest_condition(until) if until is not None else _default_until(plan)
     keys = {item.path: item.key for item in plan.inputs if _is_read(item)}
     keys |= {deferred.image_file(step): step.key for step in plan.steps if isinstance(step, CreateOverlay)}
@@ -133,7 +138,7 @@ def _decide(name: str, machine: Machine, *, until: str | None, run: tuple[str, .
         until=str(awaited),
         commands=run,
     )
-    return _Making(plan, qemu, find_tie(host, qemu), Frozen(booted, made, final), awaited, source, keys)
+    return _Making(plan, qemu, find_tie(host, qemu), Frozen(booted, made, final), awaited, source, keys, cards)
 
 
 def _default_until(plan: Plan) -> Condition:
@@ -272,9 +277,11 @@ def _seal(making: _Making, renewed: _Renewed) -> None:
     own = list(template.used_files(made))
     for name in own:
         _close_off(os.path.join(made.directory, name), making)
+    features = making.qemu.features
+    plan = fork_plan(making.plan, where=making.where, features=features, cards=making.cards, is_reloaded=is_reloaded)
     record = Record(
         source=making.source,
-        plan=fork_plan(making.plan, where=making.where, features=making.qemu.features, is_reloaded=is_reloaded),
+        plan=plan,
         tie=making.tie,
         renew=renewed.command,
         files={name: frozen.digest(os.path.join(made.directory, name)) for name in own},

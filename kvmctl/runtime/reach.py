@@ -89,9 +89,15 @@ async def find_login(vm: Handle, *, user: str | None = None) -> Login:
 
 
 def has_likely_login(vm: Handle) -> bool:
-    """Whether the spec means the guest to be logged in to: keys were made for it, or port 22 is forwarded."""
-    given = (forward for network in vm.plan.networks for forward in network.forwards)
-    return _is_there(vm.paths.ssh_key) or any(forward.endswith((f">{SSH_PORT}", f":{SSH_PORT}")) for forward in given)
+    """Whether the spec means the guest to be logged in to: keys were made for it, or port 22 is forwarded.
+
+    Keys are good for nothing where no network is: a template has no card that each of its forks has of its own.
+    """
+    networks = vm.plan.networks
+    if _is_there(vm.paths.ssh_key) and any(network.type == "user" or _leads_out(network) for network in networks):
+        return True
+    given = (forward for network in networks for forward in network.forwards)
+    return any(forward.endswith((f">{SSH_PORT}", f":{SSH_PORT}")) for forward in given)
 
 
 async def _find_way(vm: Handle) -> tuple[str, int, Source]:

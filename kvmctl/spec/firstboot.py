@@ -24,13 +24,13 @@ from kvmctl.plan.guest import (
     TellGuest,
     Way,
 )
+from kvmctl.plan.mac import derived_mac
 from kvmctl.plan.option import Option, keyvals
 from kvmctl.plan.sshkey import looks_like_key
 from kvmctl.spec.context import Context, Lowered, Part, Seat
 from kvmctl.spec.credentials import fw_cfg
 from kvmctl.spec.devices import Network, share
 from kvmctl.spec.devices.blockdev import block_nodes
-from kvmctl.spec.devices.nic import derived_mac
 from kvmctl.spec.guest import Card, Guest, User
 from kvmctl.spec.guestwords import USER, Hash, Secret
 from kvmctl.spec.machine import Machine

@@ -2,74 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from .conftest import PATIENCE, PROGRAM, Done, Kvmctl
+from .conftest import Kvmctl
+from .namespace import Net, network_of
 
 pytestmark = [pytest.mark.qemu]
 
-SPEC = """
-memory = "16MiB"
-cpus = 2
-firmware = "qboot.rom"
-[boot]
-kernel = "builtin:tiny"
-[[networks]]
-type = "tap"
-"""
-
-
-class Net:
-    """A network namespace with a bridge, and ``kvmctl`` within it."""
-
-    def __init__(self, name: str, kvmctl: Kvmctl) -> None:
-        self._inside = ("ip", "netns", "exec", name)
-        self._kvmctl = kvmctl
-        self.ip("link", "add", "br0", "type", "bridge")
-        self.ip("link", "set", "br0", "up")
-
-    def ip(self, *words: str) -> str:
-        return subprocess.run(
-            [*self._inside, "ip", *words], capture_output=True, text=True, check=True, timeout=PATIENCE
-        ).stdout
-
-    def links(self, *words: str) -> dict[str, dict[str, object]]:
-        """The interfaces that `words` select, by name."""
-        return {link["ifname"]: link for link in json.loads(self.ip("-json", "-details", "link", "show", *words))}
-
-    def start(self, network: str, *, name: str = "wired", wrap: tuple[str, ...] = ()) -> Done:
-        """Start machine `name` with the tap that the keys in `network` describe."""
-        spec = self._kvmctl.directory / "wired.toml"
-        spec.write_text(SPEC + network)
-        return subprocess.run(
-            [*self._inside, *wrap, *PROGRAM, "start", str(spec), "--name", name],
-            env=self._kvmctl.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
-        )
-
 
 @pytest.fixture
-def net(kvmctl: Kvmctl, tmp_path: Path) -> Iterator[Net]:
-    if os.geteuid() != 0 or not os.path.exists("/dev/net/tun") or shutil.which("ip") is None:
-        pytest.skip("needs root, /dev/net/tun and ip")
-    name = f"kvmctl-test-{os.getpid()}"
-    if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False, timeout=PATIENCE).returncode:
-        pytest.skip("this host allows no network namespaces")
-    try:
-        yield Net(name, kvmctl)
-        assert not (tmp_path / "runtime").exists() or not any((tmp_path / "runtime").iterdir())
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], check=True, timeout=PATIENCE)
+def net(kvmctl: Kvmctl) -> Iterator[Net]:
+    with network_of(kvmctl) as ours:
+        yield ours
 
 
 def test_a_tap_is_up_on_its_bridge_and_goes_with_its_machine(kvmctl: Kvmctl, net: Net) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import kvmctl
 from kvmctl.compile import compile_plan
+from kvmctl.plan import card
 from kvmctl.plan.facts import Firmware, HostFacts, KvmFacts, QemuFacts
 from kvmctl.plan.fork import Frozen, fork_plan, place
 from kvmctl.plan.model import Plan, plain
@@ -34,7 +35,9 @@ RECORDINGS = {
 SPECS = {path.stem: path for folder in ("machines", "tests/specs") for path in sorted((ROOT / folder).glob("*.toml"))}
 
 FROZEN = tuple(
-    f"{name}@{form}" for name in ("small-linux", "cloud-image", "uefi-secure") for form in ("template", "fork")
+    f"{name}@{form}"
+    for name in ("small-linux", "cloud-image", "uefi-secure", "forked-networks", "forked-networks-pc")
+    for form in ("template", "fork")
 )
 """Example specs as templates and as forks of these."""
 NAMES = (*SPECS, *FROZEN)
@@ -115,14 +118,21 @@ def plan_for(name: str, version: str) -> Plan:
         return place(common_plan(name, version), ROOTS.machine("one"), uuid="8a0d9d7e-63a6-4d36-8e59-2b4c2cc8f6a1")
     if not form:
         return compile_plan(machine, host=HOST, qemu=qemu, paths=ROOTS.machine(machine.name))
+    return _template(name, version)[0]
+
+
+def _template(name: str, version: str) -> tuple[Plan, tuple[card.Card, ...]]:
+    """The plan of an example spec's template, and the cards that its forks have of their own."""
+    machine, qemu = load_spec(name), recorded_facts(version)
     plan = compile_plan(machine, host=HOST, qemu=qemu, paths=BOOTED, name="one")
-    return template_plan(plan, machine=BOOTED, template=WHERE.made, generation_id="vmgenid" in qemu.devices)
+    plan = template_plan(plan, machine=BOOTED, template=WHERE.made, generation_id="vmgenid" in qemu.devices)
+    return card.unplug(plan)
 
 
 def common_plan(name: str, version: str) -> Plan:
     """What all forks of an example spec have in common."""
-    plan = plan_for(f"{name}@template", version)
-    return fork_plan(plan, where=WHERE, features=recorded_facts(version).features)
+    plan, cards = _template(name, version)
+    return fork_plan(plan, where=WHERE, features=recorded_facts(version).features, cards=cards)
 
 
 def golden(name: str, version: str) -> str:
@@ -139,7 +149,8 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield " ".join(render_option(option, numbers))
     yield ""
     yield f"accel: {plan.accel}: {plan.accel_reason}"
-    fields = ("fds", "helpers", "steps", "inputs", "ports", "before_run", "consoles", "disks", "networks", "shares")
+    fields = ("fds", "helpers", "steps", "inputs", "ports", "before_run", "after_renewal")
+    fields += ("consoles", "disks", "networks", "shares")
     for field, found in (*((field, getattr(plan, field)) for field in fields), ("guest", (plan.guest,))):
         for item in found:
             yield f"{field}: {type(item).__name__} {_compact(plain(item))}"

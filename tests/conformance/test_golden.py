@@ -36,7 +36,7 @@ def test_a_spec_compiles_to_what_was_reviewed(name: str, version: str) -> None:
 def test_qemu_knows_every_option_and_step(name: str, version: str) -> None:
     recording, plan = RECORDINGS[version], plan_for(name, version)
     problems = [problem for option in plan.options for problem in check_option(recording, option)]
-    for step in plan.before_run:
+    for step in (*plan.before_run, *plan.after_renewal):
         arguments = {key: resolve(value, Names()) for key, value in step.arguments.items()}
         problems += check_command(recording.schema, step.execute, arguments)
     assert not [problem for problem in problems if problem != UNSTABLE]

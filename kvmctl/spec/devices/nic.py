@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from hashlib import sha256
-from typing import ClassVar, Final, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
 from kvmctl.errors import Problem
 from kvmctl.plan import model as plan
+from kvmctl.plan.mac import derived_mac
 from kvmctl.plan.option import Option, Value, jsonopt
 from kvmctl.spec.context import At, Context, Lowered, Part, Seat
 from kvmctl.spec.devices.device import Device
@@ -18,15 +18,6 @@ from kvmctl.spec.netaddr import MacAddress
 from kvmctl.spec.units import Id
 
 NicModel: TypeAlias = Literal["virtio", "e1000e", "e1000", "rtl8139"]
-
-LOCAL_PREFIX: Final = "52:54:00"
-"""The prefix of QEMU's and libvirt's own addresses, locally administered."""
-
-
-def derived_mac(name: str, index: int) -> str:
-    """The address of the interface `index` of machine `name` when the spec gives none: always the same one."""
-    digest = sha256(f"{name}\0{index}".encode()).digest()
-    return ":".join((LOCAL_PREFIX, *(f"{octet:02x}" for octet in digest[:3])))
 
 
 class Nic(Device):
