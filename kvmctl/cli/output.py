@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, NamedTuple, NoReturn, TextIO, TypeAlias
 
 from kvmctl import KvmctlError
@@ -169,8 +169,8 @@ def duration(seconds: float) -> str:
 
 def rfc3339(moment: datetime) -> str:
     """`moment`, which knows its zone, in UTC to the millisecond: ``2026-01-31T23:59:59.000Z``."""
-    utc = import_module("datetime").UTC  # which whoever prints no moment, `start` say, need not import
-    return moment.astimezone(utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment.timestamp()))
+    return f"{seconds}.{moment.microsecond // 1000:03}Z"
 
 
 def _titles(columns: Sequence[Column]) -> list[str]:
