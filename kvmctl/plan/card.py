@@ -2,8 +2,8 @@
 
 A tap leads to a network that others are on, where two machines can't have one address, and a card that was frozen has
 the address that its guest has seen. So the template is booted without the card, with an empty place where it would be,
-and every fork gets a card and a tap there. That is when its guest was renewed, so that what the guest does about the card
-(transaction numbers of DHCP, addresses of IPv6) it does with random numbers of its own. See QEMU's
+and every fork gets a card and a tap there. It does when its guest was renewed: what that does about the card (numbers
+of DHCP's transactions, addresses of IPv6) it does with random numbers of its own. See QEMU's
 docs/system/vm-templating.rst.
 """
 

@@ -220,7 +220,7 @@ class Plan(NamedTuple):
     ports: tuple[Port, ...] = ()
     before_run: tuple[QmpStep, ...] = ()
     after_renewal: tuple[QmpStep, ...] = ()
-    """Run when a fork's guest has its own random numbers, before anybody gets to see the fork: what it is given then."""
+    """Run when a fork's guest has random numbers of its own, before anybody gets to see it: what it is given then."""
     consoles: tuple[Console, ...] = ()
     disks: tuple[Disk, ...] = ()
     networks: tuple[Network, ...] = ()
