@@ -184,13 +184,14 @@ def _inputs(plan: Plan, layered: list[Disk]) -> Iterator[Input | InputDirectory]
 
 
 def _options(plan: Plan, template: TemplatePaths, layered: Mapping[str | None, Disk]) -> Iterator[Option]:
+    lonely = {option.body["id"] for option in plan.options if option.body.get("type") == "user"}
     for option in plan.options:
         match option.flag:
             case "object" if option.body.get("id") == _MEMORY:
                 yield _memory(option, template)
             case "device" if option.body.get("id") == _BALLOON:
                 continue
-            case "device" if str(option.body.get("driver")).startswith(_CARD):
+            case "device" if option.body.get("netdev") in lonely and str(option.body["driver"]).startswith(_CARD):
                 yield option._replace(body={**option.body, "guest_announce": False})
             case "blockdev":
                 yield _block_node(option, template, layered)

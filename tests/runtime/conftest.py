@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from kvmctl import Machine, Pool, Roots, Template, create_template
+from kvmctl.plan.model import Network, QmpStep
 from kvmctl.runtime import store
 from kvmctl.spec.load import from_mapping
 
@@ -61,6 +63,14 @@ def tiny(name: str = "web", *, cmdline: str = "", **tables: Any) -> Machine:
 async def frozen_tiny(machine: Machine | None = None, *, refresh: bool = False) -> Template:
     """The template `small` of the tiny guest, frozen when it has said READY."""
     return await create_template("small", machine or tiny(), until="console:^READY", refresh=refresh)
+
+
+def give_card(template: Template, *, driver: str) -> None:
+    """Have the forks of `template` get a card of their own, which leads nowhere: that takes no privilege."""
+    plan = template.record.plan
+    step = QmpStep("device_add", {"driver": driver, "id": "own", "bus": "spare0"}, why="networks[1]")
+    networks = (*plan.networks, Network("own", "none", None))
+    template.record = replace(template.record, plan=plan._replace(after_renewal=(step,), networks=networks))
 
 
 async def use_a_pool() -> None:

@@ -16,9 +16,11 @@ import kvmctl
 from kvmctl import Roots
 from kvmctl.guest import renew
 from kvmctl.guest.resident import Resident
-from kvmctl.runtime import conditions, raising, server
+from kvmctl.runtime import conditions, handshake, raising, server
 from kvmctl.runtime.waiting import meet, parse_guest_condition
 from kvmctl.spec.load import from_mapping, read_mapping
+
+from .conftest import give_card
 
 pytestmark = [pytest.mark.linux, pytest.mark.slow, pytest.mark.usefixtures("roots")]
 
@@ -84,6 +86,30 @@ async def test_no_fork_is_handed_out_before_its_guest_has_fresh_random_numbers(
     assert order == ["asked", "renewed", "handed out"] * 2
     assert len(set(seeds)) == 2
     assert {len(seed) for seed in seeds} == {renew.SEED_BYTES}
+
+
+async def test_what_a_guest_does_about_its_card_it_does_with_random_numbers_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    give_card(template, driver="virtio-net-pci")
+    order: list[str] = []
+    wait, plug = Resident.wait_renewed, handshake._plug
+
+    async def watch_renewal(self: Resident) -> None:
+        await wait(self)
+        order.append("renewed")
+
+    async def watch_plug(*given: object) -> None:
+        order.append("plugged")
+        await plug(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Resident, "wait_renewed", watch_renewal)
+    monkeypatch.setattr(handshake, "_plug", watch_plug)
+    async with await template.fork() as fork:
+        assert order == ["renewed", "plugged"]
+        await meet(fork, parse_guest_condition("exec:test -e /sys/class/net/eth1"))
+        assert await shell(fork, "cat /sys/class/net/eth1/address") == fork.plan.networks[1].mac
 
 
 async def test_a_fork_whose_guest_cannot_be_renewed_is_not_handed_out(roots: Roots) -> None:

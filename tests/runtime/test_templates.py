@@ -14,7 +14,7 @@ from kvmctl import Fork, Roots, State
 from kvmctl.guest.tiny import IMAGE, Key
 from kvmctl.runtime import frozen, raising
 
-from .conftest import frozen_tiny, tiny
+from .conftest import frozen_tiny, give_card, tiny
 
 pytestmark = [pytest.mark.qemu, pytest.mark.usefixtures("roots")]
 
@@ -58,6 +58,17 @@ async def test_a_fork_can_be_rebooted() -> None:
     template = await frozen_tiny()
     async with await template.fork() as fork:
         await answer(fork, Key.RESET, "^READY")
+
+
+async def test_a_card_that_qemu_refuses_ends_the_fork_and_leaves_nothing(roots: Roots) -> None:
+    template = await frozen_tiny()
+    give_card(template, driver="abacus")
+    with pytest.raises(kvmctl.LaunchFailed, match=r"networks\[1\]: QEMU can't plug 'own' into 'one': .*'abacus'"):
+        await template.fork(name="one")
+    with pytest.raises(kvmctl.LaunchFailed):
+        await template.fork_detached(["one", "two"])
+    assert os.listdir(roots.runtime) == []
+    assert not kvmctl.list_templates()[0].in_use
 
 
 async def test_a_forked_machine_is_like_others_to_who_finds_it() -> None:
