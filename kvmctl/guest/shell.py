@@ -36,9 +36,11 @@ if [ -n "$1" ]; then
         rm -f "$place/$1.stdin" "$place/$1.stdout" "$place/$1.stderr"
     done
     [ -n "$stem" ] || exit 213
+    exec >>"$stem.stdout" 2>>"$stem.stderr"
+    # Not before: whoever sees it takes the names of the others away.
+    true >"$stem.ready" || { rm -f "$stem.stdin" "$stem.stdout" "$stem.stderr"; exit 213; }
     set +C
     umask "$mask"
-    exec >>"$stem.stdout" 2>>"$stem.stderr"
     if [ -n "$2" ]; then
         exec <"$stem.stdin"
         rm -f "$stem.stdin"
@@ -89,7 +91,8 @@ exec $session "$@"
 """Becomes the command: ``MARK STDIN [env=NAME=VALUE|cd=DIRECTORY|user=NAME|line=COMMAND]... -- COMMAND``.
 
 With a mark, it makes files of that name in one of `PLACES`, for its user only, which are the command's output; and,
-where STDIN is not empty, a FIFO, which is its input and loses its name when it is open. Then the command has a session
+where STDIN is not empty, a FIFO, which is its input and loses its name when it is open. One more of them says that
+the output is open. Then the command has a session
 of its own where the guest has ``setsid``, so that a signal reaches what it has started too. `NO_PLACE` is its exit code
 where the files could not be made; there is no command then.
 """
@@ -114,7 +117,7 @@ kill -s KILL -- "-$1" 2>/dev/null || kill -s KILL "$1"
 
 REMOVE: Final = r"""
 for place in /var/tmp /tmp /run /dev/shm; do
-    rm -f "$place/$1.stdout" "$place/$1.stderr" "$place/$1.stdin"
+    rm -f "$place/$1.stdout" "$place/$1.stderr" "$place/$1.stdin" "$place/$1.ready"
 done
 """
 """Removes the files called ``$1``."""
@@ -140,7 +143,9 @@ end_all TERM "$1"
 sleep 0.5 2>/dev/null || sleep 1
 end_all KILL "$1"
 for place in /var/tmp /tmp /run /dev/shm; do
-    rm -rf "$place/$1.stdout" "$place/$1.stderr" "$place/$1.stdin" "$place/$1.spool"
+    for name in stdout stderr stdin ready spool; do
+        rm -rf "$place/$1.$name"
+    done
 done
 """
 """Ends whatever has the mark ``$1`` among its words or open files, and removes the files of that name."""

@@ -5,7 +5,7 @@ command writes to two files in the guest, which the agent reads while it runs, a
 writes to:
 
 1. the shell that becomes the command makes the files, for its user only (the agent would make them for everybody),
-2. the agent opens them, as soon as they are there,
+2. the agent opens them, as soon as the shell has done so and says it by another file,
 3. and has them removed: they have no name any more, and what is left of them goes when both sides have closed them.
 
 Nothing stays behind whatever becomes of either side, but for a client that is killed between the first and the last;
@@ -32,6 +32,8 @@ GOODBYE: Final = 2.0
 """Seconds for ending what nobody waits for any more."""
 _LIKELY: Final = 16
 """Looks at the likeliest place before the others are looked at, too."""
+_READY: Final = ".ready"
+"""The file that is there when the command's shell has the others open."""
 _QUICK: Final = 8
 """Looks within which the guest is not to be kept from a command by what comes after it."""
 
@@ -104,7 +106,7 @@ class Streamed:
             if error.error_class == "GenericError":  # it would run commands, but there is no shell
                 return False
             raise
-        self._suffixes = (".stderr", ".stdout", ".stdin") if has_stdin else (".stderr", ".stdout")
+        self._suffixes = (_READY, ".stderr", ".stdout", *([".stdin"] if has_stdin else []))
         return await self._open()
 
     async def _can_open(self) -> bool:
@@ -119,7 +121,7 @@ class Streamed:
             if await self._open_in(PLACES if looks % _LIKELY == 0 else PLACES[:1]):
                 return True
             if self._end is not None:  # what it has made is there by now
-                return await self._open_in(PLACES) or self._explain_none(self._end)
+                return await self._open_in(PLACES) or await self._explain_none(self._end)
             await self._talk.rest()
 
     async def _open_in(self, places: Sequence[str]) -> bool:
@@ -142,9 +144,10 @@ class Streamed:
         self._streams = [Stream(file, put) for file, put in zip(files, self._puts, strict=False)]
         return bool(self._streams)
 
-    def _explain_none(self, end: End) -> bool:
+    async def _explain_none(self, end: End) -> bool:
         if end.exit_code == NO_PLACE:
             self._pid = None
+            await self._close_all()
             return False
         raise AgentError("what the command wrote can't be read: its files in the guest were removed when it began")
 
@@ -196,7 +199,7 @@ class Streamed:
         return [self._remove()]
 
     def _remove(self) -> Request:
-        names = [f"{self._stem}.stdout", f"{self._stem}.stderr"]
+        names = [f"{self._stem}{suffix}" for suffix in (_READY, ".stdout", ".stderr")]
         return "guest-exec", {"path": "rm", "arg": ["-f", *names]}
 
     def _note_removal(self, replies: Sequence[Any]) -> None:
@@ -232,7 +235,11 @@ class Streamed:
             await run_captured(self._talk, [SHELL, "-c", END, "kvmctl", str(self._pid)])
         if self._pid is not None and not self._is_removed:
             await run_captured(self._talk, [SHELL, "-c", REMOVE, "kvmctl", self._mark])
+        await self._close_all()
+
+    async def _close_all(self) -> None:
         closing = [file.closing() for file in self._opened.values()]
+        self._opened.clear()
         if closing:
             await self._talk.execute_all(closing)  # the input's may have been closed before
 
