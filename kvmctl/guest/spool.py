@@ -223,7 +223,7 @@ class Streamed:
         closing = [file.closing() for name, file in self._opened.items() if name != self.stdin_path]
         self._opened.clear()
         if self._is_last:
-            await self._talk.leave(closing if self._is_removed else [*closing, self._remove()])
+            await self._talk.leave(closing if self._is_removed else [self._remove(), *closing])
         elif closing:
             for reply in await self._talk.execute_all(closing):
                 _checked(reply)

@@ -29,11 +29,9 @@ from .local_agent import LocalCommands
 
 
 @pytest.fixture
-def mark(monkeypatch: pytest.MonkeyPatch) -> str:
+def mark() -> str:
     """What the names of this test's files begin with, so that they are told from those of tests beside it."""
-    mark, token = secrets.token_hex(8), secrets.token_hex
-    monkeypatch.setattr(secrets, "token_hex", lambda size: mark + token(size))
-    return mark
+    return secrets.token_hex(8)
 
 
 def leftovers(mark: str) -> list[Path]:
@@ -130,6 +128,22 @@ async def test_output_is_for_its_user_only_and_the_command_has_the_umask_it_woul
     await run(agent, ["sh", "-c", "stat -L -c %a /proc/$$/fd/1 /proc/$$/fd/2; umask"], on_stdout=said.append)
     inherited = (await run(agent, ["sh", "-c", "umask"])).stdout
     assert b"".join(said) == b"600\n600\n" + inherited
+
+
+async def test_output_is_not_lost_where_the_shell_is_slow_to_open_what_it_has_made(mark: str) -> None:
+    table = LocalCommands().table()
+    run_any = table["guest-exec"]
+
+    def slow(arguments: dict[str, Any]) -> object:
+        words = [word.replace('exec >>"$stem', 'sleep 0.3; exec >>"$stem') for word in arguments["arg"]]
+        return run_any(arguments | {"arg": words})
+
+    said: list[bytes] = []
+    async with FakeAgent({**table, "guest-exec": slow}) as fake:
+        name = f"kvmctl-{mark}"
+        result = await run(Agent(fake.connect), ["sh", "-c", "echo out"], on_stdout=said.append, mark=name)
+    assert (result.exit_code, b"".join(said)) == (0, b"out\n")
+    assert leftovers(mark) == []
 
 
 async def test_guest_without_room_for_files_gives_its_output_at_the_end_and_runs_it_once(tmp_path: Path) -> None:
@@ -304,8 +318,8 @@ async def test_a_command_that_is_cancelled_at_any_step_leaves_nothing_in_the_gue
             agent = Agent(fake.connect)
             interruption = Interruption(step)
             await interruption.run(
-                lambda agent=agent: run(
-                    agent, ["sh", "-c", "echo out; exec cat"], stdin=b"in", on_stdout=lambda _: None
+                lambda agent=agent, name=f"kvmctl-{mark}-{step}": run(
+                    agent, ["sh", "-c", "echo out; exec cat"], stdin=b"in", on_stdout=lambda _: None, mark=name
                 )
             )
         assert leftovers(mark) == [], f"cancelled at step {step}"
