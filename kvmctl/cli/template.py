@@ -67,19 +67,25 @@ def create(
     run: Annotated[
         list[str] | None, typer.Option("--run", metavar="COMMAND", help="Then run this in the guest's shell.")
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", "-t", min=0, metavar="SECONDS", help="Give up where it is not ready by then."),
+    ] = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="Make it anew, whatever is there.")] = False,
 ) -> None:
     """Boot a machine once and freeze it, to be forked.
 
     What it was made of is remembered: made again of the same, the template is left as it is; where the spec, an image
     or QEMU is another one, that is said, and --refresh makes it anew. What many machines can't have at once (a share,
-    a device of the host, one end of a cable) is refused. A card on a tap is left out, and plugged into each fork.
+    a device of the host, one end of a cable) is refused. A card on a tap is left out, and plugged into each fork. Who
+    gives up on a guest that does not get there is told what became of it.
 
     \b
     kvmctl template create web --from machines/web.toml --run 'systemctl start nginx' --until agent
     kvmctl fork web --count 10
     """
-    made = session.run(kvmctl.create_template(name, machine, until=until, run=run or (), refresh=refresh))
+    making = kvmctl.create_template(name, machine, until=until, run=run or (), refresh=refresh, patience=timeout)
+    made = session.run(making)
     for warning in (*made.record.warnings, *made.warnings):
         output.warn(f"{name}: {warning}")
     if not made.is_new:

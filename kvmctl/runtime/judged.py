@@ -27,8 +27,10 @@ class Judged(Handle):
         return deferred.diagnose(self.plan, self.paths, self._journal.events(), end=end)
 
     @asynccontextmanager
-    async def within(self, seconds: float, doing: str) -> AsyncIterator[None]:
+    async def within(self, seconds: float | None, doing: str) -> AsyncIterator[None]:
         """Give what is done in this context `seconds`; DeadlineExceeded, with a verdict, says that it was not enough.
+
+        With None it may take as long as it likes.
 
         ::
 
@@ -42,7 +44,7 @@ class Judged(Handle):
             if not timer.expired():
                 raise
             with self._judged():
-                raise DeadlineExceeded(f"machine {self.name!r}: gave up after {seconds:g} s: {doing}") from error
+                raise DeadlineExceeded(f"machine {self.name!r}: gave up after {seconds or 0:g} s: {doing}") from error
 
     @contextmanager
     def _judged(self) -> Iterator[None]:

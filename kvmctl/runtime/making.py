@@ -8,66 +8,44 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
-import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from kvmctl.compile import compile_plan
-from kvmctl.errors import CommandFailed, KvmctlError, NotFound, StateError, TemplateDamaged, TemplateMisfit
+from kvmctl.errors import CommandFailed, NotFound, StateError, TemplateDamaged, TemplateMisfit
 from kvmctl.guest import resident
 from kvmctl.guest.reload import reload
 from kvmctl.guest.renew import hush, install
 from kvmctl.guest.turn import Turn
-from kvmctl.host.identity import identify
 from kvmctl.image import qemuimg
-from kvmctl.plan import card
-from kvmctl.plan.captive import Tie, tie
-from kvmctl.plan.card import Card
-from kvmctl.plan.facts import QemuFacts
+from kvmctl.plan.captive import tie
 from kvmctl.plan.features import Feature
-from kvmctl.plan.fork import Frozen, boots_kernel, fork_plan, layers
-from kvmctl.plan.model import CreateOverlay, Input, Plan
+from kvmctl.plan.fork import boots_kernel, fork_plan, layers
+from kvmctl.plan.model import Plan
 from kvmctl.plan.option import Form
-from kvmctl.plan.paths import MachinePaths, Roots
-from kvmctl.plan.share import InputDirectory
-from kvmctl.plan.template import RESIDENT_PORT, template_plan
-from kvmctl.runtime import deferred, files, frozen, makers, store, template, unfinished
+from kvmctl.plan.paths import Roots
+from kvmctl.plan.template import RESIDENT_PORT
+from kvmctl.runtime import files, frozen, makers, store, template, unfinished
 from kvmctl.runtime import start as starting
+from kvmctl.runtime.decision import Making, decide, differences
 from kvmctl.runtime.events import derive
 from kvmctl.runtime.fork import Template, load_template
 from kvmctl.runtime.journal import read_events
-from kvmctl.runtime.prepare import find_tie, load_machine, look_at_host, look_at_qemu
+from kvmctl.runtime.prepare import load_machine
 from kvmctl.runtime.raising import renewal
 from kvmctl.runtime.settling import settle
 from kvmctl.runtime.sockets import connect_unix
-from kvmctl.runtime.template import Record, Source
+from kvmctl.runtime.template import Record
 from kvmctl.runtime.vm import Vm
-from kvmctl.runtime.waiting import Condition, meet, parse_guest_condition
+from kvmctl.runtime.waiting import meet
 from kvmctl.spec.machine import Machine
 
 _ROOM: Final = 64 << 20
 """Bytes of disk that a template takes besides its memory, at least."""
 _TAIL: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class _Making:
-    """What is to be made, decided."""
-
-    plan: Plan
-    qemu: QemuFacts
-    tie: Tie
-    where: Frozen
-    until: Condition
-    source: Source
-    keys: dict[str, str]
-    cards: tuple[Card, ...]
-    """Left out of `plan`, for each fork has them of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +63,7 @@ async def create_template(
     until: str | None = None,
     run: Sequence[str] = (),
     refresh: bool = False,
+    patience: float | None = None,
     roots: Roots | None = None,
 ) -> Template:
     """The template `name` of `machine`, a spec, or the name or file of one; made unless it is there already.
@@ -93,13 +72,14 @@ async def create_template(
     shell commands `run` are run in its guest, and it is frozen. Raises SpecError where the machine has what can't be
     forked; TemplateMisfit where there is a template of that name that was made of something else, or does not fit any
     more, and TemplateDamaged where it is broken, unless `refresh` is asked for; Busy where it is in use;
-    CommandFailed where a command fails; and what running a machine raises. Whoever makes the same at the same time is
+    CommandFailed where a command fails; DeadlineExceeded where all that takes longer than `patience` seconds, with a
+    verdict; and what running a machine raises. Whoever makes the same at the same time is
     waited for, and what they made is used.
     """
     roots = roots or store.find_roots()
     unfinished.sweep(roots)
     loaded = load_machine(machine, roots=roots)
-    making = await asyncio.to_thread(_decide, name, loaded, until=until, run=tuple(run), roots=roots)
+    making = await asyncio.to_thread(decide, name, loaded, until=until, run=tuple(run), roots=roots)
     if not refresh and (found := _find_same(making, roots)):
         return found
     _check_space(making.plan, roots)
@@ -107,7 +87,7 @@ async def create_template(
         has_waited = await makers.claim(making.where.made, stack)
         if found := _find_made(making, roots, refresh=refresh, has_waited=has_waited):
             return found
-        renewed = await _boot_and_freeze(making)
+        renewed = await _boot_and_freeze(making, patience)
         await asyncio.to_thread(_seal, making, renewed)
         unfinished.finish(making.where.made, making.where.final)
     found = load_template(name, roots=roots)
@@ -115,56 +95,7 @@ async def create_template(
     return found
 
 
-def _decide(name: str, machine: Machine, *, until: str | None, run: tuple[str, ...], roots: Roots) -> _Making:
-    """Look at the host, compile, and find all that the template is made of. Raises SpecError, HostError."""
-    made, final = roots.unfinished_template(name), roots.template(name)
-    called = f"{name[:57]}-{secrets.token_hex(3)}"
-    booted = MachinePaths(called, run=roots.machine(called).run, state=made.directory, images=roots.images)
-    host, qemu = look_at_host(machine, roots=roots), look_at_qemu(machine, roots)
-    plan = compile_plan(machine, host=host, qemu=qemu, paths=booted, name=name)
-    plan = template_plan(plan, machine=booted, template=made, generation_id="vmgenid" in qemu.devices)
-    plan, cards = card.unplug(plan)
-    awaited = parse_guest_condition(until) if until is not None else _default_until(plan)
-    keys = {item.path: item.key for item in plan.inputs if _is_read(item)}
-    keys |= {deferred.image_file(step): step.key for step in plan.steps if isinstance(step, CreateOverlay)}
-    source = Source(
-        spec={key: value for key, value in plan.spec.items() if key != "name"},
-        inputs=_digests(keys, final.name, roots),
-        qemu=qemu.path,
-        qemu_identity=identify(qemu.path, env=os.environ),
-        qemu_version=qemu.version_text,
-        machine_type=plan.machine_type,
-        cpu=template.host_cpu(plan.accel),
-        until=str(awaited),
-        commands=run,
-    )
-    return _Making(plan, qemu, find_tie(host, qemu), Frozen(booted, made, final), awaited, source, keys, cards)
-
-
-def _default_until(plan: Plan) -> Condition:
-    if plan.guest.agent is None:
-        raise KvmctlError(
-            f"machine {plan.name!r} has no channel to a guest agent to wait for", hint="Say how: --until console:REGEX"
-        )
-    return Condition("agent")
-
-
-def _is_read(item: Input | InputDirectory) -> bool:
-    """Whether it is a file whose contents the machine is made of."""
-    with suppress(OSError):
-        return isinstance(item, Input) and not item.writable and stat.S_ISREG(os.stat(item.path).st_mode)
-    return False
-
-
-def _digests(keys: dict[str, str], name: str, roots: Roots) -> dict[str, str]:
-    """The digests of all that is read; those that a template of that name has, where nothing was touched since."""
-    known: dict[str, str] = {}
-    with suppress(KvmctlError):
-        known = dict(template.verified_inputs(roots.template(name)))
-    return {path: known.get(path) or frozen.digest(path) for path in sorted(keys)}
-
-
-def _find_made(making: _Making, roots: Roots, *, refresh: bool, has_waited: bool) -> Template | None:
+def _find_made(making: Making, roots: Roots, *, refresh: bool, has_waited: bool) -> Template | None:
     """What somebody else has made of the same, by the time that it was our turn. Raises TemplateMisfit."""
     if not refresh:
         return _find_same(making, roots)
@@ -174,7 +105,7 @@ def _find_made(making: _Making, roots: Roots, *, refresh: bool, has_waited: bool
     return None
 
 
-def _find_same(making: _Making, roots: Roots) -> Template | None:
+def _find_same(making: Making, roots: Roots) -> Template | None:
     """The template that is there already, if it was made of the same; None where there is none.
 
     Raises TemplateMisfit, TemplateDamaged.
@@ -184,7 +115,7 @@ def _find_same(making: _Making, roots: Roots) -> Template | None:
         found = template.load_record(final)
     except NotFound:
         return None
-    different = list(_differences(found.source, making.source))
+    different = list(differences(found.source, making.source))
     if different:
         raise TemplateMisfit(
             f"template {final.name!r} was made of something else",
@@ -192,20 +123,6 @@ def _find_same(making: _Making, roots: Roots) -> Template | None:
             hint="Choose another name, or make it anew: --refresh",
         )
     return load_template(final.name, roots=roots)
-
-
-def _differences(old: Source, new: Source) -> Iterator[str]:
-    for key in sorted({*old.spec, *new.spec}):
-        if old.spec.get(key) != new.spec.get(key):
-            yield f"  {key} is another one"
-    for path in sorted({*old.inputs, *new.inputs}):
-        if old.inputs.get(path) != new.inputs.get(path):
-            yield f"  {path!r} is another one"
-    if (old.qemu, old.qemu_identity) != (new.qemu, new.qemu_identity):
-        yield f"  QEMU was {old.qemu!r} {old.qemu_version}, and is {new.qemu!r} {new.qemu_version}"
-    for field in ("machine_type", "cpu", "until", "commands"):
-        if getattr(old, field) != getattr(new, field):
-            yield f"  {field.replace('_', ' ')} was {getattr(old, field)!r}, and is {getattr(new, field)!r}"
 
 
 def _check_space(plan: Plan, roots: Roots) -> None:
@@ -220,12 +137,13 @@ def _check_space(plan: Plan, roots: Roots) -> None:
         )
 
 
-async def _boot_and_freeze(making: _Making) -> _Renewed:
+async def _boot_and_freeze(making: Making, patience: float | None) -> _Renewed:
     """Run the machine to where it is frozen; how its guest is renewed."""
     async with starting.run_plan(tie(making.plan, making.tie), making.where.booted) as vm:
-        await meet(vm, making.until)
-        for command in making.source.commands:
-            await _run(vm, command)
+        async with vm.within(patience, f"bring it to where it is frozen ({making.until})"):
+            await meet(vm, making.until)
+            for command in making.source.commands:
+                await _run(vm, command)
         path = making.where.made.device_state
         if not _has_agent(vm):
             await frozen.freeze(vm, path, features=making.qemu.features)
@@ -263,7 +181,7 @@ async def _run(vm: Vm, command: str) -> None:
         raise CommandFailed(f"{command!r} failed in the guest with status {result.exit_code}", detail=output.strip())
 
 
-def _seal(making: _Making, renewed: _Renewed) -> None:
+def _seal(making: Making, renewed: _Renewed) -> None:
     """Everything that makes a template of what was frozen: overlays, digests, the record. Raises StateError."""
     made = making.where.made
     program = qemuimg.find_qemu_img(making.plan.qemu)
@@ -293,7 +211,7 @@ def _seal(making: _Making, renewed: _Renewed) -> None:
     files.write_atomic(made.record, record.dumps().encode())
 
 
-def _keep_kernel(making: _Making) -> bool:
+def _keep_kernel(making: Making) -> bool:
     """Write what stands for the kernel in forks, if it can be done with this one. Raises StateError."""
     texts = {option.flag: option.text for option in making.plan.options if option.form is Form.TEXT}
     kernel, initrd = (_read(texts[flag]) if flag in texts else b"" for flag in ("kernel", "initrd"))
@@ -312,7 +230,7 @@ def _read(path: str) -> bytes:
         raise files.cannot("read", path, error) from error
 
 
-def _close_off(path: str, making: _Making) -> None:
+def _close_off(path: str, making: Making) -> None:
     """On the disk, and read-only, where QEMU lets it be: without READONLY_MEMORY it opens the memory for writing."""
     is_opened_for_writing = path == making.where.made.memory and Feature.READONLY_MEMORY not in making.qemu.features
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

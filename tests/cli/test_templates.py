@@ -69,6 +69,14 @@ def test_what_is_damaged_is_listed_with_the_reason_and_collected(kvmctl: Kvmctl)
     assert kvmctl("fork", "small").returncode == 4
 
 
+def test_a_guest_that_never_gets_there_is_given_up(kvmctl: Kvmctl) -> None:
+    done = kvmctl("template", "create", "small", "--from", "tiny", "--until", "console:never", "--timeout", "0.5")
+    assert done.returncode == 10
+    assert "gave up after 0.5 s: bring it to where it is frozen (console:never)" in done.stderr
+    assert "verdict: " in done.stderr
+    assert kvmctl.ok("template", "list").splitlines()[1:] == []
+
+
 def test_run_wants_a_machine_or_a_template(kvmctl: Kvmctl) -> None:
     assert kvmctl("run").returncode == 2
     missing = kvmctl("run", "--template", "none", "--", "true")

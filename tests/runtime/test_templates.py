@@ -36,6 +36,15 @@ async def test_a_fork_goes_on_where_its_template_was_frozen() -> None:
         assert 0 < fork.profile.spawned < fork.profile.greeted < fork.profile.running
 
 
+async def test_one_that_never_gets_there_is_given_up_with_a_verdict_and_leaves_nothing(roots: Roots) -> None:
+    with pytest.raises(kvmctl.DeadlineExceeded, match="gave up after 0.5 s: bring it to where it is frozen") as caught:
+        await kvmctl.create_template("small", "tiny", until="console:never", patience=0.5)
+    assert caught.value.verdict is not None
+    assert kvmctl.list_templates() == []
+    assert kvmctl.list_machines(include_stopped=True) == []
+    assert not [name for _, _, names in os.walk(roots.templates) for name in names if name != "lock"]
+
+
 async def test_forks_are_different_machines_and_leave_nothing(roots: Roots) -> None:
     template = await frozen_tiny()
     async with await template.fork() as one, await template.fork(name="two") as two:
