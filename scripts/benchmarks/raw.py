@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from kvmctl.plan.model import Listen, Pair, Plan
+from kvmctl.plan.model import Listen, MakeFifos, Pair, Plan
 from kvmctl.runtime.spawn import command_line
 
 
@@ -31,6 +31,12 @@ def raw_qemu(plan: Plan, directory: Path) -> Iterator[None]:
                 monitor, theirs = socket.socketpair()
                 stack.enter_context(monitor)
                 numbers[source.fd] = stack.enter_context(theirs).fileno()
+        for step in plan.steps:
+            if isinstance(step, MakeFifos):
+                Path(step.path).parent.mkdir(parents=True, exist_ok=True)
+                for fifo in (f"{step.path}.in", f"{step.path}.out"):
+                    os.mkfifo(fifo, 0o600)
+                    stack.callback(os.unlink, fifo)
         read, feed = os.pipe()
         stack.callback(os.close, read)
         stack.callback(os.close, feed)
