@@ -84,10 +84,17 @@ def vm(request: pytest.FixtureRequest, _vm_machines: Machines, vm_template: Blue
     """A machine of its own for this test: a fresh fork of the template, as the marker `vm` has it."""
     guest = _vm_machines.raise_(vm_template, _marked(request.node))
     following = request.node.stash.get(_NEXT, None)
-    if all(_is_same_fixture(name, request.node, following) for name in ("vm", "vm_template")):
+    is_known = all(_is_same_fixture(name, request.node, following) for name in ("vm", "vm_template"))
+    if is_known and _has_cpu_to_spare(request.config):
         with suppress(pytest.UsageError):  # that test's own
             _vm_machines.look_ahead(following.nodeid, vm_template, _marked(following))
     return guest
+
+
+def _has_cpu_to_spare(config: pytest.Config) -> bool:
+    """Whether there is one to make the next test's machine on: xdist's workers may be at work on all of them."""
+    workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    return workers == 1 or 2 * workers <= len(os.sched_getaffinity(0))
 
 
 @pytest.fixture
