@@ -37,7 +37,9 @@ async def test_a_fork_goes_on_where_its_template_was_frozen() -> None:
 
 
 async def test_one_that_never_gets_there_is_given_up_with_a_verdict_and_leaves_nothing(roots: Roots) -> None:
-    with pytest.raises(kvmctl.DeadlineExceeded, match=r"gave up after 0\.5 s: bring it to where it is frozen") as caught:
+    with pytest.raises(
+        kvmctl.DeadlineExceeded, match=r"gave up after 0\.5 s: bring it to where it is frozen"
+    ) as caught:
         await kvmctl.create_template("small", "tiny", until="console:never", patience=0.5)
     assert caught.value.verdict is not None
     assert kvmctl.list_templates() == []
