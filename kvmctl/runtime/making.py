@@ -153,8 +153,6 @@ async def _boot_and_freeze(making: Making, patience: float | None) -> _Renewed:
             renewed = await _find_renewal(vm, turn, stack)
             turn.give_back()
             await settle(vm)
-            if not renewed.is_resident:
-                await turn.execute("guest-ping")  # connected to us, it is frozen awake: see `Fork`
             await frozen.freeze(vm, path, features=making.qemu.features)
             return renewed
 
