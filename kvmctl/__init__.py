@@ -139,13 +139,14 @@ if TYPE_CHECKING:
     from kvmctl.runtime.listing import MachineInfo as MachineInfo
     from kvmctl.runtime.listing import find_machine as find_machine
     from kvmctl.runtime.listing import list_machines as list_machines
-    from kvmctl.runtime.listing import machine_names as machine_names
     from kvmctl.runtime.making import create_template as create_template
     from kvmctl.runtime.monitor import Monitor as Monitor
+    from kvmctl.runtime.names import machine_names as machine_names
     from kvmctl.runtime.ops import Balloon as Balloon
     from kvmctl.runtime.pool import Pool as Pool
     from kvmctl.runtime.prepare import prepare as prepare
     from kvmctl.runtime.quickexec import exec_quickly as exec_quickly
+    from kvmctl.runtime.quickfork import fork_quickly as fork_quickly
     from kvmctl.runtime.raising import Profile as Profile
     from kvmctl.runtime.reach import Address as Address
     from kvmctl.runtime.reach import find_addresses as find_addresses
@@ -314,7 +315,7 @@ _HOME = {
     "MachineInfo": "kvmctl.runtime.listing",
     "find_machine": "kvmctl.runtime.listing",
     "list_machines": "kvmctl.runtime.listing",
-    "machine_names": "kvmctl.runtime.listing",
+    "machine_names": "kvmctl.runtime.names",
     "create_template": "kvmctl.runtime.making",
     "Monitor": "kvmctl.runtime.monitor",
     "Balloon": "kvmctl.runtime.ops",
@@ -322,6 +323,7 @@ _HOME = {
     "prepare": "kvmctl.runtime.prepare",
     "Profile": "kvmctl.runtime.raising",
     "exec_quickly": "kvmctl.runtime.quickexec",
+    "fork_quickly": "kvmctl.runtime.quickfork",
     "Address": "kvmctl.runtime.reach",
     "find_addresses": "kvmctl.runtime.reach",
     "find_login": "kvmctl.runtime.reach",

@@ -1,5 +1,5 @@
-"""The console script: typer reads the command line, but for a plain ``kvmctl start NAME``, and ``exec NAME COMMAND``.
-
+"""The console script: typer reads the command line, but for a plain ``start NAME``, ``exec NAME COMMAND`` and
+``fork TEMPLATE [NAME]``.
 
 typer takes as long to import as QEMU takes to come up, and there is nothing to read: who types only that, or starts
 machines by the dozen, need not wait for it.
@@ -24,6 +24,13 @@ def _exec(words: list[str]) -> None:
     import_module("kvmctl.cli.main").main()
 
 
+def _fork(words: list[str]) -> None:
+    """Start a fork, quickly where it is asked for plainly, and the template as most are."""
+    forking = import_module("kvmctl.cli.forking")
+    if (plain := forking.find_plain(words)) is None or not forking.main(*plain):
+        import_module("kvmctl.cli.main").main()
+
+
 def main() -> None:
     """Run this process's command line and exit with its status."""
     try:
@@ -32,6 +39,8 @@ def main() -> None:
                 import_module("kvmctl.cli.starting").main(machine)
             case ["exec", *words] if COMPLETE_VAR not in os.environ:
                 _exec(words)
+            case ["fork", *words] if COMPLETE_VAR not in os.environ:
+                _fork(words)
             case _:
                 import_module("kvmctl.cli.main").main()
     finally:

@@ -8,10 +8,10 @@ from typing import Annotated, Final
 
 import typer
 
-import kvmctl
 from kvmctl import Profile, Template, load_template
 from kvmctl.cli import output, session
 from kvmctl.cli.arguments import TemplateName
+from kvmctl.cli.forking import choose_names
 from kvmctl.cli.output import Column
 
 _STAGES: Final = {
@@ -52,19 +52,10 @@ def fork(
     if profile:
         _print_profiles(session.run(_measure(found, count)))
         return
-    names = _names(template, name, count)
+    names = choose_names(template, name, count=count)
     session.run(found.fork_detached(names, hostnames=hostnames))
     for each in names:
         output.emit(each)
-
-
-def _names(template: str, name: str | None, count: int) -> list[str]:
-    """The names of the forks: the one given, with a number where there are several, else the next that are free."""
-    if name is not None:
-        return [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
-    taken = set(kvmctl.machine_names())
-    free = (word for number in range(1, len(taken) + count + 1) if (word := f"{template}-{number}") not in taken)
-    return [next(free) for _ in range(count)]
 
 
 async def _measure(template: Template, count: int) -> list[tuple[Profile, float]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kvmctl.plan.model import Plan
 from kvmctl.plan.option import keyval
 
 
-@dataclass(frozen=True, slots=True)
-class Tie:
+class Tie(NamedTuple):
     """How a QEMU is tied here: by its own option, else by util-linux's ``setpriv``, where there is one."""
 
     by_qemu: bool

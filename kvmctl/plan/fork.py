@@ -7,9 +7,8 @@ directories (`place`), which takes no compiler.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from posixpath import join
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from kvmctl.plan import card
 from kvmctl.plan.card import Card
@@ -36,8 +35,7 @@ _DISKS: Final = "/fork/disks"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """A writable disk of a template, which its forks have an overlay on."""
 
     node: str
@@ -47,8 +45,7 @@ class Layer:
     """The empty overlay."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frozen:
+class Frozen(NamedTuple):
     """Where a machine was booted to be frozen, and where what was frozen is to be found."""
 
     booted: MachinePaths

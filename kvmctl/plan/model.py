@@ -152,6 +152,10 @@ class QmpStep(NamedTuple):
     arguments: Mapping[str, Any] = {}  # a mapping that nobody writes
     why: str = ""
 
+    def numbered(self, numbers: Mapping[str, int]) -> dict[str, Any]:
+        """Its arguments, with the `numbers` of the descriptors that QEMU has from us."""
+        return {key: option.resolve(value, numbers) for key, value in self.arguments.items()}
+
 
 class Console(NamedTuple):
     """A serial or virtio console one can attach to."""

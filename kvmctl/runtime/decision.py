@@ -21,9 +21,9 @@ from kvmctl.plan.model import CreateOverlay, Input, Plan
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.plan.share import InputDirectory
 from kvmctl.plan.template import template_plan
-from kvmctl.runtime import deferred, frozen, template
+from kvmctl.runtime import deferred, frozen
 from kvmctl.runtime.prepare import find_tie, look_at_host, look_at_qemu
-from kvmctl.runtime.template import Source
+from kvmctl.runtime.template_record import Source, host_cpu, verified_inputs
 from kvmctl.runtime.waiting import Condition, parse_guest_condition
 from kvmctl.spec.machine import Machine
 
@@ -62,7 +62,7 @@ def decide(name: str, machine: Machine, *, until: str | None, run: tuple[str, ..
         qemu_identity=identify(qemu.path, env=os.environ),
         qemu_version=qemu.version_text,
         machine_type=plan.machine_type,
-        cpu=template.host_cpu(plan.accel),
+        cpu=host_cpu(plan.accel),
         until=str(awaited),
         commands=run,
     )
@@ -88,7 +88,7 @@ def _digests(keys: dict[str, str], name: str, roots: Roots) -> dict[str, str]:
     """The digests of all that is read; those that a template of that name has, where nothing was touched since."""
     known: dict[str, str] = {}
     with suppress(KvmctlError):
-        known = dict(template.verified_inputs(roots.template(name)))
+        known = dict(verified_inputs(roots.template(name)))
     return {path: known.get(path) or frozen.digest(path) for path in sorted(keys)}
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from kvmctl.plan.helper import Helper
     from kvmctl.plan.model import CreateOverlay, Plan, Tap, VhostNet
     from kvmctl.plan.paths import MachinePaths, Roots
+    from kvmctl.plan.template_paths import TemplatePaths
+    from kvmctl.runtime.begin import Beginning
     from kvmctl.runtime.events import Event, Exit
     from kvmctl.runtime.helpers import RunningHelper
     from kvmctl.runtime.neighbours import Neighbour
@@ -44,6 +46,11 @@ def open_vhost_net(source: VhostNet) -> list[int]:
     """`kvmctl.runtime.tap.open_vhost_net`."""
     descriptors: list[int] = import_module("kvmctl.runtime.tap").open_vhost_net(source)
     return descriptors
+
+
+def raise_quickly(beginning: Beginning, *, is_resident: bool) -> None:
+    """`kvmctl.runtime.quickraise.raise_quickly`."""
+    import_module("kvmctl.runtime.quickraise").raise_quickly(beginning, is_resident=is_resident)
 
 
 def available_memory() -> int:
@@ -134,6 +141,17 @@ def diagnose(plan: Plan, paths: MachinePaths, events: Sequence[Event], *, end: E
 def judge_start(error: KvmctlError) -> None:
     """`kvmctl.runtime.verdict.judge_start`."""
     import_module("kvmctl.runtime.verdict").judge_start(error)
+
+
+def unknown_template(paths: TemplatePaths) -> NotFound:
+    """`kvmctl.runtime.template.unknown`."""
+    error: NotFound = import_module("kvmctl.runtime.template").unknown(paths)
+    return error
+
+
+def digest(path: str) -> str:
+    """`kvmctl.runtime.frozen.digest`."""
+    return str(import_module("kvmctl.runtime.frozen").digest(path))
 
 
 def no_spec(reference: str, roots: Roots) -> NotFound:

@@ -26,6 +26,8 @@ class Exchange:
         self._name = name
         self._deadline = time.monotonic() + seconds
         self._received = b""
+        self._events: list[dict[str, Any]] = []
+        """Those that came while something else was waited for."""
 
     def open(self) -> None:
         """Wait for the greeting, and answer it."""
@@ -33,7 +35,7 @@ class Exchange:
         self.execute("qmp_capabilities")
 
     def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
-        """Run one command and return its reply; events are the journal's. Raises QmpError where QEMU refuses."""
+        """Run one command and return its reply. Raises QmpError where QEMU refuses."""
         request = {"execute": command, **({"arguments": arguments} if arguments else {})}
         self._send(json.dumps(request).encode() + b"\n", command)
         while True:
@@ -43,6 +45,14 @@ class Exchange:
             if "error" in message:
                 error = message["error"]
                 raise QmpError(f"QEMU refused {command!r}: {error['desc']}", error_class=error["class"])
+            self._events.append(message)
+
+    def wait_for(self, name: str, **data: object) -> None:
+        """Wait for the event `name` with `data` in it, were it one that came since the last that was waited for."""
+        while True:
+            event = self._events.pop(0) if self._events else self._read(f"the wait for {name}")
+            if event.get("event") == name and data.items() <= event["data"].items():
+                return
 
     def _send(self, data: bytes, command: str) -> None:
         self._connection.settimeout(self._left())

@@ -8,28 +8,25 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import uuid
 from collections.abc import AsyncIterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from kvmctl.errors import AgentError, AlreadyRunning, NotRunning
+from kvmctl.errors import AgentError, NotRunning
 from kvmctl.guest.resident import Resident
 from kvmctl.guest.run import Control, ExecResult, OnOutput
-from kvmctl.plan.captive import tie
-from kvmctl.plan.fork import place
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.plan.template import RESIDENT
 from kvmctl.plan.template_paths import TemplatePaths
-from kvmctl.runtime import definitions, store, template, unfinished
-from kvmctl.runtime.begin import begin
+from kvmctl.runtime import store
 from kvmctl.runtime.events import Event
+from kvmctl.runtime.forking import begin_fork, check_free, check_room, held
 from kvmctl.runtime.journal import Journal
 from kvmctl.runtime.race import first_of
-from kvmctl.runtime.raising import Profile, Raised, check_room, finish
-from kvmctl.runtime.template import Record
+from kvmctl.runtime.raising import Profile, Raised, finish
+from kvmctl.runtime.template_record import Record, check, load_record
 from kvmctl.runtime.vm import Vm
 
 _NO_RENEWAL: Final = (
@@ -177,7 +174,7 @@ class Template:
         store.sweep(self.roots)
         check_room(self.record.plan, self.roots, count=len(names))
         for name in names:
-            self._check_free(name)
+            check_free(name, self.roots)
         raised: list[Raised] = []
         limit = asyncio.Semaphore(os.cpu_count() or 1)
 
@@ -203,41 +200,21 @@ class Template:
     def check(self) -> None:
         """See that the template is whole and fits. Raises NotFound, TemplateMisfit, TemplateDamaged."""
         self._reload()
-        template.check(self.paths, self.record)
+        check(self.paths, self.record)
 
     def _reload(self) -> None:
         """Read the record again where it is another one: the template was made anew."""
         found = _record_stamp(self.paths)
         if found != self._stamp:
-            self.record, self._stamp = template.load_record(self.paths), found
-
-    def _check_free(self, name: str) -> None:
-        """Raises AlreadyRunning where there is a machine of that name, whatever it does."""
-        paths = self.roots.machine(name, ephemeral=True)
-        if store.is_alive(paths):
-            raise store.already_running(paths)
-        if definitions.is_defined(name, self.roots) or os.path.lexists(self.roots.machine(name).state):
-            raise AlreadyRunning(f"there is a machine {name!r}", hint=f"Choose another name, or: kvmctl rm {name}")
+            self.record, self._stamp = load_record(self.paths), found
 
     async def _raise(self, paths: MachinePaths, *, is_captive: bool, hostname: str) -> Raised:
         profile = Profile()
-        with self._held():
+        with held(self.paths):
             self.check()
-            plan = place(self.record.plan, paths, uuid=str(uuid.uuid4()))
-            plan = tie(plan, self.record.tie) if is_captive else plan
-            beginning = begin(plan, paths, is_captive=is_captive)
+            beginning = begin_fork(self.record, paths, is_captive=is_captive)
         profile.spawned = profile.now()
         return await finish(beginning, profile, record=self.record, hostname=hostname)
-
-    def _held(self) -> ExitStack:
-        """The template, which nobody removes meanwhile. Raises NotFound, Busy."""
-        stack = ExitStack()
-        try:
-            stack.enter_context(unfinished.shared(self.paths))
-        except FileNotFoundError:
-            template.load_record(self.paths)
-            raise template.unknown(self.paths) from None
-        return stack
 
 
 def load_template(name: str, *, roots: Roots | None = None) -> Template:
@@ -245,7 +222,7 @@ def load_template(name: str, *, roots: Roots | None = None) -> Template:
     roots = roots or store.find_roots()
     paths = roots.template(name)
     stamp = _record_stamp(paths)
-    found = Template(paths, roots, template.load_record(paths), stamp)
+    found = Template(paths, roots, load_record(paths), stamp)
     found.check()
     return found
 

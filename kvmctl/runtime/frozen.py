@@ -106,9 +106,3 @@ def _blocks_with_data(descriptor: int, size: int) -> Iterator[int]:
         while place < hole:
             yield place
             place += _BLOCK
-
-
-def stamp(path: str) -> list[int]:
-    """What changes when a file is written, replaced, or given to somebody else. Raises OSError."""
-    status = os.stat(path)
-    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]

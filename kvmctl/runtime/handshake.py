@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 from kvmctl.errors import LaunchFailed, MonitorLost, QmpError
 from kvmctl.plan.model import QmpStep
-from kvmctl.plan.option import resolve
 from kvmctl.runtime.begin import START_SECONDS, Beginning
 from kvmctl.runtime.monitor import Monitor
 
@@ -48,7 +47,7 @@ async def bring_up(
             monitor = await Monitor.connect(beginning.child.monitor.dup(), name=beginning.plan.name)
             on_greeting()
             for step in beginning.plan.before_run:
-                await monitor.execute(step.execute, _numbered(step, beginning.child.numbers))
+                await monitor.execute(step.execute, step.numbered(beginning.child.numbers))
             beginning.child.widen_backlogs()
             await before()
             await monitor.execute("cont")
@@ -72,7 +71,7 @@ async def bring_up(
 async def _plug(monitor: Monitor, step: QmpStep, beginning: Beginning) -> None:
     """Carry out a step that gives a fork what it was frozen without. Raises LaunchFailed, MonitorLost."""
     try:
-        await monitor.execute(step.execute, _numbered(step, beginning.child.numbers))
+        await monitor.execute(step.execute, step.numbered(beginning.child.numbers))
     except MonitorLost:
         raise
     except QmpError as error:
@@ -81,8 +80,3 @@ async def _plug(monitor: Monitor, step: QmpStep, beginning: Beginning) -> None:
             f"{step.why}: QEMU can't plug {part!r} into {name!r}: {error.summary}",
             hint="Its template was made without it, and something else may be in its place.",
         ) from error
-
-
-def _numbered(step: QmpStep, numbers: Mapping[str, int]) -> dict[str, Any]:
-    """The arguments of a step, with the numbers of the descriptors that QEMU has from us."""
-    return {key: resolve(value, numbers) for key, value in step.arguments.items()}

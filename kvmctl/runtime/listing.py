@@ -55,12 +55,6 @@ def list_machines(roots: Roots | None = None, *, include_stopped: bool = False) 
     return found if include_stopped else [machine for machine in found if machine.state is not State.STOPPED]
 
 
-def machine_names(roots: Roots | None = None) -> list[str]:
-    """The names of all machines, whatever they are doing, sorted. Touches nothing: it answers the Tab key."""
-    roots = roots or store.find_roots()
-    return sorted(defined_names(roots) | set(store.run_names(roots)))
-
-
 def find_machine(name: str, *, roots: Roots | None = None) -> MachineInfo:
     """The machine `name`. Raises NotFound, naming the nearest ones."""
     roots = roots or store.find_roots()

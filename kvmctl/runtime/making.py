@@ -33,12 +33,12 @@ from kvmctl.runtime import start as starting
 from kvmctl.runtime.decision import Making, decide, differences
 from kvmctl.runtime.events import derive
 from kvmctl.runtime.fork import Template, load_template
+from kvmctl.runtime.forking import renewal
 from kvmctl.runtime.journal import read_events
 from kvmctl.runtime.prepare import load_machine
-from kvmctl.runtime.raising import renewal
 from kvmctl.runtime.settling import settle
 from kvmctl.runtime.sockets import connect_unix
-from kvmctl.runtime.template import Record
+from kvmctl.runtime.template_record import Record, load_record
 from kvmctl.runtime.vm import Vm
 from kvmctl.runtime.waiting import meet
 from kvmctl.spec.machine import Machine
@@ -112,7 +112,7 @@ def _find_same(making: Making, roots: Roots) -> Template | None:
     """
     final = making.where.final
     try:
-        found = template.load_record(final)
+        found = load_record(final)
     except NotFound:
         return None
     different = list(differences(found.source, making.source))

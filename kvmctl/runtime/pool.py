@@ -11,7 +11,7 @@ from typing import Self, TypeAlias
 
 from kvmctl.errors import KvmctlError
 from kvmctl.runtime.fork import Fork, Template
-from kvmctl.runtime.raising import check_room
+from kvmctl.runtime.forking import check_room
 
 _Ready: TypeAlias = "Fork | KvmctlError"
 

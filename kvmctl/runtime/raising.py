@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
 
-from kvmctl.errors import HostError, MonitorLost, StateError
+from kvmctl.errors import MonitorLost
 from kvmctl.guest.agent import Agent
-from kvmctl.guest.renew import SEED_BYTES, Renewal, renew
+from kvmctl.guest.renew import renew
 from kvmctl.guest.resident import Resident
 from kvmctl.guest.turn import Turn
-from kvmctl.plan.layers import CopyImage
-from kvmctl.plan.model import Plan
-from kvmctl.plan.paths import MachinePaths, Roots
-from kvmctl.runtime import deferred, observe
+from kvmctl.plan.paths import MachinePaths
+from kvmctl.runtime import observe
 from kvmctl.runtime.agentline import connect_agent
 from kvmctl.runtime.begin import Beginning
+from kvmctl.runtime.forking import note_forked, renewal
 from kvmctl.runtime.handshake import bring_up
-from kvmctl.runtime.journal import Journal, read_events
+from kvmctl.runtime.journal import read_events
 from kvmctl.runtime.monitor import Monitor
 from kvmctl.runtime.sockets import connect_unix
-from kvmctl.runtime.template import Record
-
-FORKED: Final = "KVMCTL_FORKED"
-"""kvmctl's own event in a fork's journal: what its guest was given, before anybody got to see the fork."""
-MEMORY: Final = 40 << 20
-"""Bytes that a fork takes for itself, at least: what QEMU writes, and what its guest does at once."""
+from kvmctl.runtime.template_record import Record
 
 
 @dataclass(slots=True)
@@ -111,9 +103,7 @@ async def finish(beginning: Beginning, profile: Profile, *, record: Record, host
         raised.hang_up()
         raise
     _read_times(beginning.paths, profile)
-    given = ["random", "clock", *(["hostname"] if hostname else [])] if profile.renewed else []
-    with Journal(beginning.paths) as journal:
-        journal.note(FORKED, {"template": beginning.plan.template, "renewed": given})
+    note_forked(beginning, is_renewed=profile.renewed > 0, hostname=hostname)
     return raised
 
 
@@ -141,31 +131,3 @@ def _read_times(paths: MachinePaths, profile: Profile) -> None:
             profile.loaded = event.time - profile.began
         elif event.name == "RESUME":
             profile.running = event.time - profile.began
-
-
-def renewal(hostname: str = "") -> Renewal:
-    """Fresh bytes, the time of now, and `hostname`."""
-    return Renewal(time.time_ns(), os.urandom(SEED_BYTES), hostname)
-
-
-def check_room(plan: Plan, roots: Roots, *, count: int) -> None:
-    """Raises HostError where the host has not the memory for `count` forks, StateError where it has not the space."""
-    free = deferred.available_memory()
-    if count * MEMORY > free:
-        raise HostError(
-            f"{count} forks take at least {count * MEMORY >> 20} MiB of memory, and {free >> 20} MiB are free",
-            hint="Fork fewer, or free some: see `free -h`.",
-        )
-    needed = count * sum(os.stat(step.source).st_size for step in plan.steps if isinstance(step, CopyImage))
-    room = os.statvfs(_existing(roots.state))
-    if needed > room.f_bavail * room.f_frsize:
-        raise StateError(
-            f"the disks of {count} forks take at least {needed >> 10} KiB, and {roots.state!r} has not that much left",
-            hint="Fork fewer, or free some space.",
-        )
-
-
-def _existing(directory: str) -> str:
-    while not os.path.isdir(directory):
-        directory = os.path.dirname(directory)
-    return directory

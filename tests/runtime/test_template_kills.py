@@ -27,12 +27,12 @@ STOPS = {
     "before QEMU is started": "kvmctl.runtime.spawn:_exec",
     "when the guest is up": "kvmctl.runtime.frozen:freeze",
     "when it is frozen": "kvmctl.runtime.making:_seal",
-    "before its record is written": "kvmctl.runtime.template:Record.dumps",
+    "before its record is written": "kvmctl.runtime.template_record:Record.dumps",
     "before it has its name": "kvmctl.runtime.unfinished:finish",
 }
 """Functions in the way of a template, by what they stand before."""
 FORK_STOPS = {
-    "before the first is started": "kvmctl.runtime.fork:begin",
+    "before the first is started": "kvmctl.runtime.forking:begin",
     "when the first is loaded": "kvmctl.runtime.raising:_read_times",
     "before the first is let go": "kvmctl.runtime.raising:Raised.let_go",
 }

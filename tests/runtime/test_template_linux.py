@@ -16,7 +16,7 @@ import kvmctl
 from kvmctl import Roots
 from kvmctl.guest import renew
 from kvmctl.guest.resident import Resident
-from kvmctl.runtime import conditions, handshake, raising, server
+from kvmctl.runtime import conditions, forking, handshake, server
 from kvmctl.runtime.waiting import meet, parse_guest_condition
 from kvmctl.spec.load import from_mapping, read_mapping
 
@@ -81,7 +81,7 @@ async def test_no_fork_is_handed_out_before_its_guest_has_fresh_random_numbers(
     for _ in range(2):
         async with await template.fork() as fork:
             order.append("handed out")
-            (noted,) = [event for _, event in kvmctl.read_events(fork.name) if event.name == raising.FORKED]
+            (noted,) = [event for _, event in kvmctl.read_events(fork.name) if event.name == forking.FORKED]
             assert noted.data == {"template": "small", "renewed": ["random", "clock"]}
     assert order == ["asked", "renewed", "handed out"] * 2
     assert len(set(seeds)) == 2

@@ -12,7 +12,7 @@ from interruption import Interruption
 import kvmctl
 from kvmctl import Fork, Roots, State
 from kvmctl.guest.tiny import IMAGE, Key
-from kvmctl.runtime import frozen, raising
+from kvmctl.runtime import forking, frozen
 
 from .conftest import frozen_tiny, give_card, tiny
 
@@ -330,7 +330,7 @@ async def test_too_many_forks_are_refused_before_the_first(monkeypatch: pytest.M
     template = await frozen_tiny(tiny(disks=[{"size": "1MiB"}]))
     with pytest.raises(kvmctl.HostError, match=r"forks take at least \d+ MiB of memory"):
         await template.fork_detached([f"f{number}" for number in range(1_000_000)])
-    monkeypatch.setattr(raising, "MEMORY", 0)
+    monkeypatch.setattr(forking, "MEMORY", 0)
     with pytest.raises(kvmctl.StateError, match="has not that much left"):
         await template.fork_detached([f"f{number}" for number in range(2_000_000)])
     assert kvmctl.list_machines(include_stopped=True) == []

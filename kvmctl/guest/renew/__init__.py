@@ -13,30 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import struct
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from kvmctl.errors import AgentError
 from kvmctl.guest.command import run_captured
+from kvmctl.guest.renewal import ERRORS, Renewal
 from kvmctl.guest.shell import SHELL
 from kvmctl.guest.turn import Turn
 
 PROGRAM: Final = str(Path(__file__).with_name("renew.bin"))
 """Path of the program's bytes."""
-SEED_BYTES: Final = 64
-"""Of randomness: twice what the kernel's generator holds."""
-ERRORS: Final = {
-    1: "was told too little",
-    2: "can't seed the random numbers",
-    3: "can't set the clock",
-    4: "can't set the host name",
-}
-"""What the program could not do, by its exit code."""
-
 _PLACES: Final = ("/run", "/dev/shm", "/tmp", "/root")  # noqa: S108  # in the guest
 """Where the program is put: first where it is gone with the guest, and not on its disk."""
 _NAME: Final = "kvmctl-renew"
@@ -60,20 +49,6 @@ cd /sys/bus/acpi/drivers && ! [ -e vmgenid ] && echo disable >/sys/firmware/acpi
 """Switches off the event that QEMU announces a new generation ID by: ``\\_GPE._E05`` of its ACPI tables."""
 INTERPRETERS: Final = (("perl", "-e", _PERL), ("python3", "-c", _PYTHON))
 """Commands that do what the program does, where a guest lets none be put there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Renewal:
-    """What a guest is given: the time in nanoseconds since the epoch, `SEED_BYTES` of randomness, a host name."""
-
-    now: int
-    seed: bytes
-    hostname: str = ""
-
-    def dumps(self) -> bytes:
-        """As the program reads it: a ``timespec``, a ``rand_pool_info`` and the name."""
-        time = struct.pack("<qq", *divmod(self.now, 10**9))
-        return time + struct.pack("<ii", 8 * len(self.seed), len(self.seed)) + self.seed + self.hostname.encode()
 
 
 async def install(turn: Turn, renewal: Renewal) -> tuple[str, ...] | None:

@@ -15,18 +15,18 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
-from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
 from kvmctl.errors import AgentError
+from kvmctl.guest import messages
 from kvmctl.guest.beside import beside
 from kvmctl.guest.command import check_command, find_end, start_command
-from kvmctl.guest.received import LineTooLong
-from kvmctl.guest.renew import ERRORS, Renewal, put_program
+from kvmctl.guest.messages import HEAD, MESSAGE_MAX, NUMBER, Kind
+from kvmctl.guest.renew import put_program
+from kvmctl.guest.renewal import Renewal
 from kvmctl.guest.run import Control, ExecResult, OnOutput, Sink
 from kvmctl.guest.session import PATIENCE
 from kvmctl.guest.shell import SHELL, Setting, become
@@ -35,8 +35,6 @@ from kvmctl.guest.wire import Wire
 
 PROGRAM: Final = str(Path(__file__).with_name("resident.bin"))
 """Path of the program's bytes."""
-MESSAGE_MAX: Final = 32768
-"""Bytes of a message."""
 
 _NAME: Final = "kvmctl-resident"
 _START: Final = r"""
@@ -53,24 +51,8 @@ exec "$1" "$port"
 """
 """Becomes the program ``$1`` at the port ``$2``."""
 _STREAMED: Final = 1
-_HEAD: Final = struct.Struct("<II")
-_NUMBER: Final = struct.Struct("<I")
 _HELD_SECONDS: Final = 3.0
 """Seconds that output goes on after its command has ended before it is said that somebody else holds it."""
-
-
-class Kind(IntEnum):
-    """What a message is about."""
-
-    RENEW = 1
-    RUN = 2
-    SIGNAL = 3
-    READY = 16
-    STDOUT = 17
-    STDERR = 18
-    EXITED = 19
-    END = 20
-    FAILED = 21
 
 
 class Resident:
@@ -93,20 +75,17 @@ class Resident:
     async def wait_ready(self) -> None:
         """Wait until it says that it waits."""
         async with self._exchange():
-            await self._expect(Kind.READY)
+            await messages.expect(self._wire, Kind.READY)
 
     async def send_renewal(self, renewal: Renewal) -> None:
         """Tell it to renew the guest, were it before that runs."""
         async with self._exchange():
-            await self._send(Kind.RENEW, renewal.dumps())
+            await messages.send_renewal(self._wire, renewal)
 
     async def wait_renewed(self) -> None:
         """Wait until the guest is renewed. Raises AgentError where it can't be."""
         async with self._exchange():
-            (number,) = _NUMBER.unpack(await self._expect(Kind.FAILED))
-            if number:
-                what = ERRORS.get(number, f"failed with {number}")
-                raise AgentError(f"the program that renews the guest {what}")
+            await messages.wait_renewed(self._wire)
 
     async def run(
         self,
@@ -133,7 +112,7 @@ class Resident:
             return None
         command = _Command(Sink(on_stdout), Sink(on_stderr), is_streamed=is_streamed)
         async with self._exchange():
-            await self._send(Kind.RUN, request)
+            await messages.send(self._wire, Kind.RUN, request)
             async with beside(self._deliver(control)) if control is not None else nullcontext():
                 while not command.take(*await self._receive_of(command)):
                     pass
@@ -142,7 +121,7 @@ class Resident:
     async def _receive_of(self, command: _Command) -> tuple[Kind, bytes]:
         try:
             async with asyncio.timeout(_HELD_SECONDS if command.is_held else None) as scope:
-                return await self._receive()
+                return await messages.receive(self._wire)
         except TimeoutError:
             if not scope.expired():
                 raise
@@ -156,36 +135,17 @@ class Resident:
         while True:
             await control.wake.wait()
             for number in control.take():
-                await self._send(Kind.SIGNAL, _NUMBER.pack(number))
-
-    async def _expect(self, wanted: Kind) -> bytes:
-        kind, data = await self._receive()
-        if kind is not wanted:
-            raise AgentError(f"the program in the guest says {kind.name}, where it had to say {wanted.name}")
-        return data
-
-    async def _send(self, kind: Kind, data: bytes) -> None:
-        await self._wire.send(_HEAD.pack(kind, len(data)) + data)
-
-    async def _receive(self) -> tuple[Kind, bytes]:
-        kind, size = _HEAD.unpack(await self._wire.read_exactly(_HEAD.size))
-        if size > MESSAGE_MAX:
-            raise LineTooLong
-        try:
-            return Kind(kind), await self._wire.read_exactly(size)
-        except ValueError as error:
-            raise LineTooLong from error
+                await messages.send(self._wire, Kind.SIGNAL, NUMBER.pack(number))
 
     @asynccontextmanager
     async def _exchange(self) -> AsyncIterator[None]:
         """A question and its answer; what goes wrong meanwhile is the end of the connection."""
         self._is_busy = True
         try:
-            yield
-        except BaseException as error:
+            with messages.translated():
+                yield
+        except BaseException:
             self.close()
-            if isinstance(error, LineTooLong | EOFError | OSError) and not isinstance(error, TimeoutError):
-                raise AgentError("the connection to the program in the guest is broken") from error
             raise
         finally:
             self._is_busy = False
@@ -217,7 +177,7 @@ class _Command:
             case Kind.STDOUT | Kind.STDERR:
                 self._sinks[kind].put(data)
             case Kind.EXITED:
-                (self._status,) = _NUMBER.unpack(data)
+                (self._status,) = NUMBER.unpack(data)
             case Kind.FAILED:
                 self._is_run = False
                 return True
@@ -240,7 +200,7 @@ class _Command:
 
 def _dumps_command(argv: Sequence[str], stdin: bytes, *, is_streamed: bool) -> bytes:
     words = b"".join(word.encode() + b"\0" for word in argv)
-    return _HEAD.pack(_STREAMED if is_streamed else 0, len(argv)) + words + stdin
+    return HEAD.pack(_STREAMED if is_streamed else 0, len(argv)) + words + stdin
 
 
 async def install(
