@@ -5,15 +5,14 @@ Where a start takes a plan from the cache this is all it looks at, so nothing is
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
-import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from kvmctl.errors import QemuNotFound
+from kvmctl.host.binary import stamp
 
 BINARY: Final = "qemu-system-x86_64"
 ELSEWHERE: Final = ("/usr/libexec/qemu-kvm", "/usr/bin/kvm")
@@ -36,8 +35,6 @@ VIRTIOFSD_PATHS: Final = ("/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/
 _NODES: Final = ("/dev/kvm", "/dev/vhost-net", "/dev/vhost-vsock", "/dev/net/tun")
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 _HUGEPAGES: Final = "/sys/kernel/mm/hugepages"
-_SCRIPT_LIMIT: Final = 64 << 10
-_MODULE_DIRECTORIES: Final = ("lib/qemu", "lib64/qemu", "lib/x86_64-linux-gnu/qemu")
 
 
 def find_qemu(explicit: str | None = None, *, env: Mapping[str, str]) -> str:
@@ -54,45 +51,6 @@ def find_qemu(explicit: str | None = None, *, env: Mapping[str, str]) -> str:
         if found := shutil.which(name, path=env.get("PATH")):
             return os.path.abspath(found)
     raise QemuNotFound(f"QEMU was not found: no {BINARY} on PATH, no {' and no '.join(ELSEWHERE)}", hint=PACKAGES)
-
-
-def identify(path: str, *, env: Mapping[str, str]) -> str | None:
-    """The identity of the binary at `path`: another one when the binary or its set of modules is replaced.
-
-    A script counts together with every program it names by an absolute path. One that finds its QEMU in another way
-    has no identity that could be trusted: None.
-    """
-    try:
-        programs = _find_programs(path)
-        stamps = [_stamp(file) for file in (*programs, *_find_module_directories(programs, env))]
-    except OSError:
-        return None
-    return json.dumps(stamps) if programs else None
-
-
-def _find_programs(path: str) -> list[str]:
-    """`path`, and what it runs if it is a script; empty if that can't be told."""
-    with open(path, "rb") as file:
-        head = file.read(_SCRIPT_LIMIT)
-    if not head.startswith(b"#!"):
-        return [path]
-    body = head.partition(b"\n")[2].decode(errors="replace")
-    named = dict.fromkeys(re.findall(r"/[^\s'\"=:;]+", body))
-    programs = [file for file in named if os.path.isfile(file) and os.access(file, os.X_OK)]
-    return [path, *programs] if programs else []
-
-
-def _find_module_directories(programs: list[str], env: Mapping[str, str]) -> Iterator[str]:
-    """Where QEMU looks for modules: a package that adds one changes what it can do, and not the binary."""
-    asked = env.get("QEMU_MODULE_DIR")
-    prefixes = dict.fromkeys(os.path.dirname(os.path.dirname(os.path.realpath(program))) for program in programs)
-    candidates = [os.path.join(prefix, directory) for prefix in prefixes for directory in _MODULE_DIRECTORIES]
-    yield from (directory for directory in (*([asked] if asked else ()), *candidates) if os.path.isdir(directory))
-
-
-def _stamp(path: str) -> list[str | int]:
-    status = os.stat(path)
-    return [path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def firmware_directories(env: Mapping[str, str], *, of_all: tuple[str, ...] = FIRMWARE_DIRECTORIES) -> tuple[str, ...]:
@@ -117,9 +75,9 @@ def identify_host(env: Mapping[str, str]) -> list[object]:
         [len(os.sched_getaffinity(0)), os.sysconf("SC_PHYS_PAGES")],
         [_read(os.path.join(pool, "free_hugepages")) for pool in _list(_HUGEPAGES)],
         shutil.which("setpriv"),
-        [_stamp(file) for place in firmware_directories(env) for file in _list(place) if file.endswith(".json")],
+        [stamp(file) for place in firmware_directories(env) for file in _list(place) if file.endswith(".json")],
         [env.get("KVMCTL_VIRTIOFSD"), shutil.which("virtiofsd")],
-        [_stamp(file) for file in (*list_descriptors(env), *VIRTIOFSD_PATHS) if os.path.exists(file)],
+        [stamp(file) for file in (*list_descriptors(env), *VIRTIOFSD_PATHS) if os.path.exists(file)],
     ]
 
 

@@ -20,8 +20,9 @@ from typing import IO, Any, Final, TypeAlias
 
 from kvmctl.errors import HostError, QemuNotFound, QemuTooOld
 from kvmctl.host import probe_cache
+from kvmctl.host.binary import identify
 from kvmctl.host.firmware import load_firmwares
-from kvmctl.host.identity import PACKAGES, identify
+from kvmctl.host.identity import PACKAGES
 from kvmctl.plan.facts import QemuFacts
 from kvmctl.plan.features import FLOOR, is_supported
 from kvmctl.plan.replies import Replies, facts_from_replies, version_of

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from kvmctl.host import probe_cache
-from kvmctl.host.identity import VIRTIOFSD_PATHS, identify, list_descriptors
+from kvmctl.host.binary import identify
+from kvmctl.host.identity import VIRTIOFSD_PATHS, list_descriptors
 from kvmctl.ioctl import confine
 from kvmctl.plan.virtiofsd import Virtiofsd, understand
 

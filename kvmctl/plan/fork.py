@@ -6,9 +6,9 @@ directories (`place`), which takes no compiler.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from posixpath import join
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from kvmctl.plan import card
 from kvmctl.plan.card import Card
@@ -17,6 +17,7 @@ from kvmctl.plan.layers import CopyImage, SharedLock
 from kvmctl.plan.model import CopySecret, Input, MakeFifos, OpenFile, Plan, QmpStep, Step, StoreSecret
 from kvmctl.plan.option import Fd, Option, Value, jsonopt, text
 from kvmctl.plan.paths import MachinePaths
+from kvmctl.plan.placing import DISKS, PLACE, moved
 from kvmctl.plan.share import InputDirectory
 from kvmctl.plan.template_paths import TemplatePaths
 
@@ -26,13 +27,6 @@ EVENTS: Final = {"capability": "events", "state": True}
 """The one by which QEMU tells how far it is."""
 _WHY: Final = "default: a fork goes on where its template was frozen"
 _STATE: Final = "device-state"
-_PLACE: Final = MachinePaths("fork", "/fork/run", "/fork/state")
-"""Stands for a fork's own directories in the plan that all forks of a template have in common."""
-
-_DISKS: Final = "/fork/disks"
-"""Stands for the directory of what a fork writes of its disks."""
-
-T = TypeVar("T")
 
 
 class Layer(NamedTuple):
@@ -90,7 +84,7 @@ def fork_plan(
     for the kernel: see `kvmctl.guest.reload`.
     """
     own = layers(plan, where)
-    plan = _moved(plan, {where.booted.run: _PLACE.run, where.made.directory: where.final.directory})
+    plan = moved(plan, {where.booted.run: PLACE.run, where.made.directory: where.final.directory})
     uri, source = _incoming(where.final, features)
     if is_reloaded:
         plan = plan._replace(options=tuple(_reloaded(plan, where.final)))
@@ -112,23 +106,6 @@ def fork_plan(
         warnings=(),
     )
     return card.plug(plan, cards)
-
-
-def place(plan: Plan, paths: MachinePaths, *, uuid: str) -> Plan:
-    """The fork's plan for one fork: its name, its directories, its UUID, the addresses of its cards."""
-    plan = _moved(plan, {_PLACE.run: paths.run, _PLACE.state: paths.state, _DISKS: paths.disks})
-    options = tuple(_identified(option, paths.name, uuid) for option in plan.options)
-    return card.address(plan._replace(name=paths.name, uuid=uuid, options=options))
-
-
-def _identified(option: Option, name: str, uuid: str) -> Option:
-    match option.flag:
-        case "name":
-            return option._replace(body={**option.body, "guest": name}, why="default: the fork's own")
-        case "uuid":
-            return text("uuid", uuid, why="default: the fork's own")
-        case _:
-            return option
 
 
 def _incoming(template: TemplatePaths, features: frozenset[Feature]) -> tuple[str | Fd, tuple[OpenFile, ...]]:
@@ -199,7 +176,7 @@ def _inputs(plan: Plan, own: tuple[Layer, ...]) -> Iterator[Input | InputDirecto
 
 
 def _overlay(layer: Layer) -> str:
-    return join(_DISKS, f"{layer.node}.qcow2")
+    return join(DISKS, f"{layer.node}.qcow2")
 
 
 def _find(own: tuple[Layer, ...], node: object) -> Layer | None:
@@ -208,32 +185,3 @@ def _find(own: tuple[Layer, ...], node: object) -> Layer | None:
 
 def _nodes(plan: Plan) -> Iterator[Option]:
     return (option for option in plan.options if option.flag == "blockdev")
-
-
-def _moved(plan: Plan, directories: Mapping[str, str]) -> Plan:
-    """`plan` with every path below one of `directories` below the other; ``unix:`` may stand before it."""
-
-    def move(word: str) -> str:
-        for old, new in directories.items():
-            before, found, after = word.partition(old)
-            if found and before in {"", "unix:"} and after[:1] in {"", "/"}:
-                return f"{before}{new}{after}"
-        return word
-
-    return _map_words(plan._replace(spec={}), move)._replace(spec=plan.spec)
-
-
-def _map_words(value: T, change: Callable[[str], str]) -> T:
-    """`value` with every string in it changed, however deep."""
-    found: Any = value
-    match found:
-        case str():
-            found = change(found)
-        case _ if names := getattr(found, "_fields", None):
-            found = found._replace(**{name: _map_words(getattr(found, name), change) for name in names})
-        case tuple() | list():
-            found = type(found)(_map_words(item, change) for item in found)
-        case Mapping():
-            found = {key: _map_words(item, change) for key, item in found.items()}
-    mapped: T = found
-    return mapped

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kvmctl.compile import compile_plan
 from kvmctl.errors import KvmctlError
-from kvmctl.host.identity import identify
+from kvmctl.host.binary import identify
 from kvmctl.plan import card
 from kvmctl.plan.captive import Tie
 from kvmctl.plan.card import Card

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kvmctl.image.holders import Holder
     from kvmctl.plan.guest import MakeKeys, TellGuest
     from kvmctl.plan.helper import Helper
+    from kvmctl.plan.layers import AddLayer
     from kvmctl.plan.model import CreateOverlay, Plan, Tap, VhostNet
     from kvmctl.plan.paths import MachinePaths, Roots
     from kvmctl.plan.template_paths import TemplatePaths
@@ -126,6 +127,26 @@ def create_overlay(step: CreateOverlay, *, qemu: str) -> None:
     import_module("kvmctl.image.overlay").create(step, qemu=qemu, catalogue=find_roots().catalogue)
 
 
+def create_image(path: str, *, qemu: str, image_format: str, size: int) -> None:
+    """`kvmctl.image.qemuimg.create`."""
+    qemuimg = import_module("kvmctl.image.qemuimg")
+    qemuimg.create(qemuimg.find_qemu_img(qemu), path, image_format=image_format, size=size)
+
+
+def create_layer(step: AddLayer, *, qemu: str) -> None:
+    """`kvmctl.image.qemuimg.create_layer`."""
+    qemuimg = import_module("kvmctl.image.qemuimg")
+    program = qemuimg.find_qemu_img(qemu)
+    qemuimg.create_layer(program, step.path, backing=step.backing, backing_format=step.backing_format)
+
+
+def copy_nvram(template: str, path: str, *, template_format: str, qemu: str) -> None:
+    """`kvmctl.image.qemuimg.convert`, to qcow2."""
+    qemuimg = import_module("kvmctl.image.qemuimg")
+    program = qemuimg.find_qemu_img(qemu)
+    qemuimg.convert(program, template, path, source_format=template_format, image_format="qcow2")
+
+
 def explain_exit(name: str, *, source: str, status: int | None, log: str) -> KvmctlError:
     """`kvmctl.runtime.verdict.explain`."""
     error: KvmctlError = import_module("kvmctl.runtime.verdict").explain(name, source=source, status=status, log=log)
@@ -141,6 +162,12 @@ def diagnose(plan: Plan, paths: MachinePaths, events: Sequence[Event], *, end: E
 def judge_start(error: KvmctlError) -> None:
     """`kvmctl.runtime.verdict.judge_start`."""
     import_module("kvmctl.runtime.verdict").judge_start(error)
+
+
+def address(plan: Plan) -> Plan:
+    """`kvmctl.plan.card.address`."""
+    addressed: Plan = import_module("kvmctl.plan.card").address(plan)
+    return addressed
 
 
 def unknown_template(paths: TemplatePaths) -> NotFound:

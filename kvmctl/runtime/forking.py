@@ -14,10 +14,10 @@ from typing import Final
 from kvmctl.errors import AlreadyRunning, HostError, StateError
 from kvmctl.guest.renewal import SEED_BYTES, Renewal
 from kvmctl.plan.captive import tie
-from kvmctl.plan.fork import place
 from kvmctl.plan.layers import CopyImage
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.plan.placing import place
 from kvmctl.plan.template_paths import TemplatePaths
 from kvmctl.runtime import deferred, definitions, store, unfinished
 from kvmctl.runtime.begin import Beginning, begin
@@ -81,6 +81,8 @@ def _existing(directory: str) -> str:
 def begin_fork(record: Record, paths: MachinePaths, *, is_captive: bool) -> Beginning:
     """Start the QEMU of a fork whose template is held. Raises what `kvmctl.runtime.begin.begin` does."""
     plan = place(record.plan, paths, uuid=_random_uuid())
+    if plan.after_renewal:
+        plan = deferred.address(plan)
     return begin(tie(plan, record.tie) if is_captive else plan, paths, is_captive=is_captive)
 
 

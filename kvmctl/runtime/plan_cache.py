@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from kvmctl.errors import KvmctlError
-from kvmctl.host.identity import find_qemu, identify, identify_host
+from kvmctl.host.binary import identify
+from kvmctl.host.identity import find_qemu, identify_host
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import files, specs

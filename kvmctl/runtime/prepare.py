@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from kvmctl.compile import compile_plan
+from kvmctl.host.binary import identify
 from kvmctl.host.firmware import load_firmwares
-from kvmctl.host.identity import find_qemu, identify
+from kvmctl.host.identity import find_qemu
 from kvmctl.host.kvm import probe
 from kvmctl.host.qemu import binary_facts
 from kvmctl.host.virtiofsd import probe_virtiofsd

@@ -10,7 +10,6 @@ from contextlib import ExitStack, suppress
 from typing import assert_never
 
 from kvmctl.errors import HostError
-from kvmctl.image import qemuimg
 from kvmctl.plan.guest import MakeKeys, TellGuest
 from kvmctl.plan.layers import AddLayer, CopyImage
 from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, CreateOverlay, MakeFifos, Plan, Step, StoreSecret
@@ -27,7 +26,7 @@ def _carry_out(step: Step, plan: Plan, undo: ExitStack) -> None:
     match step:
         case CreateImage(path, image_format, size):
             if _is_wanted(path, undo):
-                qemuimg.create(qemuimg.find_qemu_img(plan.qemu), path, image_format=image_format, size=size)
+                deferred.create_image(path, qemu=plan.qemu, image_format=image_format, size=size)
                 undo.callback(_unlink, path)
         case CreateOverlay(path):
             if _is_wanted(path, undo):
@@ -35,8 +34,7 @@ def _carry_out(step: Step, plan: Plan, undo: ExitStack) -> None:
                 undo.callback(_unlink, path)
         case CopyNvram(template, template_format, path):
             if _is_wanted(path, undo):
-                program = qemuimg.find_qemu_img(plan.qemu)
-                qemuimg.convert(program, template, path, source_format=template_format, image_format="qcow2")
+                deferred.copy_nvram(template, path, template_format=template_format, qemu=plan.qemu)
                 undo.callback(_unlink, path)
         case StoreSecret(variable, path, key):
             secret = os.environ.get(variable)
@@ -76,8 +74,7 @@ def _lay(step: AddLayer | CopyImage, plan: Plan, undo: ExitStack) -> None:
     if isinstance(step, CopyImage):
         files.copy_file(step.source, step.path)
     else:
-        program = qemuimg.find_qemu_img(plan.qemu)
-        qemuimg.create_layer(program, step.path, backing=step.backing, backing_format=step.backing_format)
+        deferred.create_layer(step, qemu=plan.qemu)
     undo.callback(_unlink, step.path)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from kvmctl.errors import KvmctlError, TemplateDamaged, TemplateMisfit
-from kvmctl.host.identity import identify
+from kvmctl.host.binary import identify
 from kvmctl.plan.captive import Tie
 from kvmctl.plan.model import Plan
 from kvmctl.plan.template_paths import TemplatePaths

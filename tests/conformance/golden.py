@@ -16,10 +16,11 @@ import kvmctl
 from kvmctl.compile import compile_plan
 from kvmctl.plan import card
 from kvmctl.plan.facts import Firmware, HostFacts, KvmFacts, QemuFacts
-from kvmctl.plan.fork import Frozen, fork_plan, place
+from kvmctl.plan.fork import Frozen, fork_plan
 from kvmctl.plan.model import Plan, plain
 from kvmctl.plan.option import render_option
 from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.plan.placing import place
 from kvmctl.plan.template import template_plan
 from kvmctl.plan.virtiofsd import Virtiofsd
 from kvmctl.spec.load import parse
@@ -115,7 +116,8 @@ def plan_for(name: str, version: str) -> Plan:
     name, _, form = name.partition("@")
     machine, qemu = load_spec(name), recorded_facts(version)
     if form == "fork":
-        return place(common_plan(name, version), ROOTS.machine("one"), uuid="8a0d9d7e-63a6-4d36-8e59-2b4c2cc8f6a1")
+        plan = place(common_plan(name, version), ROOTS.machine("one"), uuid="8a0d9d7e-63a6-4d36-8e59-2b4c2cc8f6a1")
+        return card.address(plan)
     if not form:
         return compile_plan(machine, host=HOST, qemu=qemu, paths=ROOTS.machine(machine.name))
     return _template(name, version)[0]

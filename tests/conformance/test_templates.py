@@ -10,10 +10,10 @@ from golden import BOOTED, HOST, RECORDINGS, ROOTS, SPECS, UNSTABLE, WHERE, Name
 from kvmctl.compile import compile_plan
 from kvmctl.errors import Problem, SpecError
 from kvmctl.plan import card
-from kvmctl.plan.fork import place
 from kvmctl.plan.mac import derived_mac
 from kvmctl.plan.model import Listen, Plan
 from kvmctl.plan.option import jsonopt, resolve
+from kvmctl.plan.placing import place
 from kvmctl.plan.shell import shell_script
 from kvmctl.plan.template import template_plan
 from kvmctl.spec.load import from_mapping
@@ -86,7 +86,7 @@ def test_two_forks_write_no_path_in_common(name: str) -> None:
 
 
 def fork_called(name: str, called: str) -> Plan:
-    return place(common_plan(name, "7.2"), ROOTS.machine(called), uuid=called)
+    return card.address(place(common_plan(name, "7.2"), ROOTS.machine(called), uuid=called))
 
 
 def written(plan: Plan) -> set[str]:
