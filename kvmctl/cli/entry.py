@@ -26,9 +26,12 @@ def _exec(words: list[str]) -> None:
 
 def _fork(words: list[str]) -> None:
     """Start a fork, quickly where it is asked for plainly, and the template as most are."""
+    gc.disable()  # nothing of what is imported is garbage, and to look for it takes a tenth of the time
     forking = import_module("kvmctl.cli.forking")
-    if (plain := forking.find_plain(words)) is None or not forking.main(*plain):
-        import_module("kvmctl.cli.main").main()
+    if (plain := forking.find_plain(words)) is not None and forking.main(*plain):
+        return
+    gc.enable()
+    import_module("kvmctl.cli.main").main()
 
 
 def main() -> None:

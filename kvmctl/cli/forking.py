@@ -36,7 +36,7 @@ def main(template: str, name: str | None) -> bool:
     """The whole of ``kvmctl fork TEMPLATE [NAME]``; False where there is more to it, and nothing was done."""
     with ending_well(), _ended_by_signals():
         (chosen,) = choose_names(template, name)
-        if not kvmctl.fork_quickly(template, chosen):
+        if not kvmctl.fork_quickly(template, name=chosen):
             return False
         output.emit(chosen)
         return True

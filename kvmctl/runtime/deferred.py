@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from kvmctl.plan.model import CreateOverlay, Plan, Tap, VhostNet
     from kvmctl.plan.paths import MachinePaths, Roots
     from kvmctl.plan.template_paths import TemplatePaths
-    from kvmctl.runtime.begin import Beginning
     from kvmctl.runtime.events import Event, Exit
     from kvmctl.runtime.helpers import RunningHelper
     from kvmctl.runtime.neighbours import Neighbour
@@ -47,11 +46,6 @@ def open_vhost_net(source: VhostNet) -> list[int]:
     """`kvmctl.runtime.tap.open_vhost_net`."""
     descriptors: list[int] = import_module("kvmctl.runtime.tap").open_vhost_net(source)
     return descriptors
-
-
-def raise_quickly(beginning: Beginning, *, is_resident: bool) -> None:
-    """`kvmctl.runtime.quickraise.raise_quickly`."""
-    import_module("kvmctl.runtime.quickraise").raise_quickly(beginning, is_resident=is_resident)
 
 
 def available_memory() -> int:

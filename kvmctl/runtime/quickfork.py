@@ -6,17 +6,19 @@ in `kvmctl.runtime.quickraise`.
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import deferred, store
+from kvmctl.runtime import store
 from kvmctl.runtime.forking import begin_fork, check_free, check_room, held
 from kvmctl.runtime.template_record import Record, check, load_record
 
 
-def fork_quickly(template: str, name: str, *, roots: Roots | None = None) -> bool:
+def fork_quickly(template: str, *, name: str, roots: Roots | None = None) -> bool:
     """Start machine `name`, a fork of `template`, as `Template.fork_detached` does.
 
     False where there is more to it, and nothing was started: it has to be renewed by its agent, or has cards to be
-    plugged in. Raises what `Template.fork_detached` raises.
+    plugged in. Raises NotFound, TemplateMisfit, TemplateDamaged, AlreadyRunning, and what starting a machine raises.
     """
     roots = roots or store.find_roots()
     where = roots.template(template)
@@ -29,7 +31,9 @@ def fork_quickly(template: str, name: str, *, roots: Roots | None = None) -> boo
         check_room(record.plan, roots, count=1)
         check_free(name, roots)
         beginning = begin_fork(record, roots.machine(name, ephemeral=True), is_captive=False)
-    deferred.raise_quickly(beginning, is_resident=record.is_resident)
+    with beginning.undone_on_error():
+        raising = import_module("kvmctl.runtime.quickraise")
+    raising.raise_quickly(beginning, is_resident=record.is_resident)
     return True
 
 

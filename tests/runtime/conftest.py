@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def give_card(template: Template, *, driver: str) -> None:
     plan = template.record.plan
     step = QmpStep("device_add", {"driver": driver, "id": "own", "bus": "spare0"}, why="networks[1]")
     networks = (*plan.networks, Network("own", "none", None))
-    template.record = replace(template.record, plan=plan._replace(after_renewal=(step,), networks=networks))
+    template.record = template.record._replace(plan=plan._replace(after_renewal=(step,), networks=networks))
 
 
 async def use_a_pool() -> None:

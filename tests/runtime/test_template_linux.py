@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -115,7 +114,7 @@ async def test_what_a_guest_does_about_its_card_it_does_with_random_numbers_of_i
 async def test_a_fork_whose_guest_cannot_be_renewed_is_not_handed_out(roots: Roots) -> None:
     template = await kvmctl.create_template("small", SPEC)
     assert template.record.is_resident
-    template.record = replace(template.record, renew=("/run/nothing",), is_resident=False)
+    template.record = template.record._replace(renew=("/run/nothing",), is_resident=False)
     with pytest.raises(kvmctl.AgentError):
         await template.fork()
     assert kvmctl.list_machines(include_stopped=True) == []
