@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from signal import SIGKILL
-from socket import MSG_DONTWAIT, MSG_PEEK
+from socket import MSG_PEEK
 from typing import NamedTuple
 
 from kvmctl.errors import DeadlineExceeded, KvmctlError
@@ -36,10 +36,10 @@ class Beginning(NamedTuple):
 
     def succeed(self) -> None:
         """The machine runs: keep what was made. A captive one stays tethered to this process."""
+        if not self.claim.is_captive:
+            self.claim.untether()  # first: if this is interrupted, all that was made can still be unmade
         self.undo.pop_all()
         self.child.close_sockets()
-        if not self.claim.is_captive:
-            self.claim.untether()
 
     @contextmanager
     def undone_on_error(self) -> Iterator[None]:
@@ -115,7 +115,8 @@ def _judged() -> Iterator[None]:
 def _hung_up(child: Child) -> bool:
     """Whether QEMU has closed its end of the private monitor, which it does only when it ends."""
     try:
-        return child.monitor.recv(1, MSG_PEEK | MSG_DONTWAIT) == b""
+        child.monitor.settimeout(0)  # it may have one, which would be waited for whatever the flags say
+        return child.monitor.recv(1, MSG_PEEK) == b""
     except BlockingIOError:
         return False
     except OSError:

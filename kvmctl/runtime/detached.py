@@ -78,7 +78,7 @@ def _finish(beginning: Beginning) -> int:
             qmp.execute(step.execute, step.arguments)
         beginning.child.widen_backlogs()
         qmp.execute("cont")
-    beginning.succeed()
+        beginning.succeed()
     with beginning.child.process as process:
         beginning.child.disown()
         return process.pid

@@ -24,17 +24,16 @@ def raise_quickly(beginning: Beginning, *, is_resident: bool) -> None:
 
     Whatever goes wrong, nothing is left of it. Raises MonitorLost, LaunchFailed, AgentError, DeadlineExceeded.
     """
-    with ExitStack() as stack:
-        with beginning.undone_on_error():
-            # Before the state is loaded: the guest sees no gap.
-            resident = stack.enter_context(closing(_Resident(beginning))) if is_resident else None
-            qmp = Exchange(beginning.child.monitor, name=beginning.plan.name, seconds=START_SECONDS)
-            _load(beginning, qmp)
-            if resident is not None:
-                resident.send_renewal()  # it is there when the guest wakes up
-            qmp.execute("cont")
-            if resident is not None:
-                resident.wait_renewed()
+    with ExitStack() as stack, beginning.undone_on_error():
+        # Before the state is loaded: the guest sees no gap.
+        resident = stack.enter_context(closing(_Resident(beginning))) if is_resident else None
+        qmp = Exchange(beginning.child.monitor, name=beginning.plan.name, seconds=START_SECONDS)
+        _load(beginning, qmp)
+        if resident is not None:
+            resident.send_renewal()  # it is there when the guest wakes up
+        qmp.execute("cont")
+        if resident is not None:
+            resident.wait_renewed()
         note_forked(beginning, is_renewed=is_resident)
         beginning.succeed()
     beginning.child.disown()

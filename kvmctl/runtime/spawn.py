@@ -223,9 +223,11 @@ def _environment(plan: Plan) -> dict[str, str]:
 
 def _open_shared(path: str) -> int:
     descriptor = _open_file(path, "read")
-    if not ofd.try_share(descriptor):
-        os.close(descriptor)
-        raise Busy(f"{os.path.dirname(path)!r} is being replaced or removed", hint="Try again in a moment.")
+    with ExitStack() as stack:
+        stack.callback(os.close, descriptor)
+        if not ofd.try_share(descriptor):
+            raise Busy(f"{os.path.dirname(path)!r} is being replaced or removed", hint="Try again in a moment.")
+        stack.pop_all()
     return descriptor
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from kvmctl.guest import renew
-from kvmctl.guest.renew import ERRORS, PROGRAM, SEED_BYTES, Renewal
+from kvmctl.guest.renew import PROGRAM
+from kvmctl.guest.renewal import ERRORS, SEED_BYTES, Renewal
 
 GIVEN = Renewal(1_700_000_000_123_456_789, bytes(range(SEED_BYTES)), "fork-1")
 UNPRIVILEGED = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]

@@ -20,8 +20,9 @@ import psutil
 import pytest
 
 from kvmctl.errors import AgentError
-from kvmctl.guest.renew import SEED_BYTES, Renewal
-from kvmctl.guest.resident import MESSAGE_MAX, PROGRAM, Kind, Resident
+from kvmctl.guest.messages import MESSAGE_MAX, Kind
+from kvmctl.guest.renewal import SEED_BYTES, Renewal
+from kvmctl.guest.resident import PROGRAM, Resident
 from kvmctl.guest.run import Control
 
 pytestmark = pytest.mark.skipif(

@@ -131,6 +131,89 @@ print("steps", step)
 """
 
 
+_FORK = """
+import errno
+import psutil
+from itertools import count
+import kvmctl.runtime.quickraise  # what is imported later would count as steps
+
+asyncio.run(kvmctl.create_template("small", tiny(), until="console:^READY"))
+kvmctl.fork_quickly, kvmctl.list_machines
+RUNTIME = os.environ["KVMCTL_RUNTIME_DIR"]
+
+def check(step):
+    \"\"\"Whether the fork is there; else nothing may be left of it.\"\"\"
+    found = kvmctl.list_machines()
+    assert [machine.state for machine in found] in ([], ["running"]), (step, found)
+    if found:  # it had been let go for good
+        kvmctl.kill("web")
+        kvmctl.remove("web")
+    left = [p.pid for p in psutil.process_iter(["cmdline"]) if f"{RUNTIME}/web" in " ".join(p.info["cmdline"] or [])]
+    assert not left, (step, left)
+    assert not os.listdir(RUNTIME), (step, os.listdir(RUNTIME))
+    assert not kvmctl.list_templates()[0].in_use, step
+    return bool(found)
+"""
+
+FORK_KILLED_AT_EVERY_STEP = (
+    _FORK
+    + """
+def run_until(step):
+    \"\"\"Fork in a child that is killed at the `step`-th thing it asks of the system.\"\"\"
+    child = os.fork()
+    if child == 0:
+        seen = count(1)
+        sys.addaudithook(lambda event, args: os.kill(os.getpid(), 9) if next(seen) == step else None)
+        os._exit(not kvmctl.fork_quickly("small", name="web"))
+    return os.waitpid(child, 0)[1]
+
+for step in count(1):
+    status = run_until(step)
+    check(step)
+    if os.WIFEXITED(status):
+        assert os.WEXITSTATUS(status) == 0
+        break
+print("steps", step)
+"""
+)
+
+FORK_FAILING_AT_EVERY_STEP = (
+    _FORK
+    + """
+ARMED = [0]
+
+def fail(event, args):
+    if ARMED[0] and event != "socket.__new__":  # where socket.socketpair itself would leak
+        ARMED[0] -= 1
+        if not ARMED[0]:
+            raise KeyboardInterrupt if sys.argv[1] == "interrupt" else OSError(errno.EIO, "injected")
+
+def attempt(step):
+    \"\"\"Fork; the `step`-th thing that is asked of the system fails. Whether it came to that.\"\"\"
+    ARMED[0] = step
+    try:
+        kvmctl.fork_quickly("small", name="web")
+    except (KeyboardInterrupt, OSError, kvmctl.KvmctlError) as error:
+        assert isinstance(error, KeyboardInterrupt) is (sys.argv[1] == "interrupt"), error
+        return True
+    was_there, ARMED[0] = not ARMED[0], 0
+    return was_there
+
+attempt(0)
+check(0)
+sys.addaudithook(fail)
+before = os.listdir("/proc/self/fd")
+for step in count(1):
+    if not attempt(step):
+        break
+    check(step)
+    assert os.listdir("/proc/self/fd") == before, (step, before, os.listdir("/proc/self/fd"))
+check(step)
+print("steps", step)
+"""
+)
+
+
 def run_script(script: str, *words: str, env: Mapping[str, str] | None = None, wrap: tuple[str, ...] = ()) -> str:
     """What `script` prints, run after PRELUDE in a process of its own; it fails the test by failing."""
     result = subprocess.run(

@@ -13,7 +13,7 @@ import pytest
 
 import kvmctl
 from kvmctl import Roots
-from kvmctl.guest import renew
+from kvmctl.guest import renewal
 from kvmctl.guest.resident import Resident
 from kvmctl.runtime import conditions, forking, handshake, server
 from kvmctl.runtime.waiting import meet, parse_guest_condition
@@ -66,7 +66,7 @@ async def test_no_fork_is_handed_out_before_its_guest_has_fresh_random_numbers(
     seeds: list[bytes] = []
     send, wait = Resident.send_renewal, Resident.wait_renewed
 
-    async def watched_send(self: Resident, given: renew.Renewal) -> None:
+    async def watched_send(self: Resident, given: renewal.Renewal) -> None:
         order.append("asked")
         seeds.append(given.seed)
         await send(self, given)
@@ -84,7 +84,7 @@ async def test_no_fork_is_handed_out_before_its_guest_has_fresh_random_numbers(
             assert noted.data == {"template": "small", "renewed": ["random", "clock"]}
     assert order == ["asked", "renewed", "handed out"] * 2
     assert len(set(seeds)) == 2
-    assert {len(seed) for seed in seeds} == {renew.SEED_BYTES}
+    assert {len(seed) for seed in seeds} == {renewal.SEED_BYTES}
 
 
 async def test_what_a_guest_does_about_its_card_it_does_with_random_numbers_of_its_own(
