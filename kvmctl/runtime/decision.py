@@ -21,7 +21,8 @@ from kvmctl.plan.model import CreateOverlay, Input, Plan
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.plan.share import InputDirectory
 from kvmctl.plan.template import template_plan
-from kvmctl.runtime import deferred, frozen
+from kvmctl.runtime import deferred
+from kvmctl.runtime.digests import digest
 from kvmctl.runtime.prepare import find_tie, look_at_host, look_at_qemu
 from kvmctl.runtime.template_record import Source, host_cpu, verified_inputs
 from kvmctl.runtime.waiting import Condition, parse_guest_condition
@@ -89,7 +90,7 @@ def _digests(keys: dict[str, str], name: str, roots: Roots) -> dict[str, str]:
     known: dict[str, str] = {}
     with suppress(KvmctlError):
         known = dict(verified_inputs(roots.template(name)))
-    return {path: known.get(path) or frozen.digest(path) for path in sorted(keys)}
+    return {path: known.get(path) or digest(path) for path in sorted(keys)}
 
 
 def differences(old: Source, new: Source) -> Iterator[str]:

@@ -171,8 +171,8 @@ def unknown_template(paths: TemplatePaths) -> NotFound:
 
 
 def digest(path: str) -> str:
-    """`kvmctl.runtime.frozen.digest`."""
-    return str(import_module("kvmctl.runtime.frozen").digest(path))
+    """`kvmctl.runtime.digests.digest`."""
+    return str(import_module("kvmctl.runtime.digests").digest(path))
 
 
 def no_spec(reference: str, roots: Roots) -> NotFound:

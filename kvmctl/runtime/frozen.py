@@ -1,16 +1,12 @@
-"""A frozen machine on disk: how its state gets there, and how it is told that it still is what it was.
+"""A frozen machine on disk: how its state gets there.
 
-QEMU writes what it knows of the devices; the memory and the disks are files already. All of them are digested once,
-when they are frozen. After that a look at their stamps is enough, until those change: then they are digested again,
-and either nothing is wrong or somebody has been at them. See QEMU's docs/system/vm-templating.rst.
+QEMU writes what it knows of the devices; the memory and the disks are files already. See QEMU's
+docs/system/vm-templating.rst.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
-from collections.abc import Iterator
 from typing import Final
 
 from kvmctl.errors import KvmctlError, NotRunning, QmpError
@@ -23,8 +19,6 @@ from kvmctl.runtime.vm import Vm
 FREEZE_SECONDS: Final = 120.0
 """Seconds that QEMU has to write the devices' state: little, but graphics memory is part of it."""
 _ENDS: Final = frozenset({"completed", "failed", "cancelled"})
-_BLOCK: Final = 1 << 18
-_ZEROES: Final = bytes(_BLOCK)
 _STATE: Final = "device-state"
 
 
@@ -72,37 +66,3 @@ def _refused(vm: Vm, reason: str) -> KvmctlError:
     return KvmctlError(
         f"QEMU can't freeze {vm.name!r}", detail=reason, hint="Leave that device out of the template's spec."
     )
-
-
-def digest(path: str) -> str:
-    """The SHA-256 of a file's size and of its blocks that are not all zeroes, each with its place.
-
-    So a hole and zeroes that were written are the same, and holes cost nothing. Raises OSError.
-    """
-    found = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        found.update(b"%d\n" % size)
-        for place in _blocks_with_data(file.fileno(), size):
-            block = os.pread(file.fileno(), _BLOCK, place)
-            if block != _ZEROES[: len(block)]:
-                found.update(b"%d\n" % place)
-                found.update(block)
-    return found.hexdigest()
-
-
-def _blocks_with_data(descriptor: int, size: int) -> Iterator[int]:
-    """Where the blocks begin that are not all hole. Raises OSError."""
-    place = 0
-    while place < size:
-        try:
-            data = os.lseek(descriptor, place, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole is left
-                return
-            raise
-        hole = os.lseek(descriptor, data, os.SEEK_HOLE)
-        place = data - data % _BLOCK
-        while place < hole:
-            yield place
-            place += _BLOCK

@@ -31,6 +31,7 @@ from kvmctl.plan.template import RESIDENT_PORT
 from kvmctl.runtime import files, frozen, makers, store, template, unfinished
 from kvmctl.runtime import start as starting
 from kvmctl.runtime.decision import Making, decide, differences
+from kvmctl.runtime.digests import digest
 from kvmctl.runtime.events import derive
 from kvmctl.runtime.fork import Template, load_template
 from kvmctl.runtime.forking import renewal
@@ -200,7 +201,7 @@ def _seal(making: Making, renewed: _Renewed) -> None:
         plan=plan,
         tie=making.tie,
         renew=renewed.command,
-        files={name: frozen.digest(os.path.join(made.directory, name)) for name in own},
+        files={name: digest(os.path.join(made.directory, name)) for name in own},
         keys=making.keys,
         created=time.time(),
         warnings=making.plan.warnings,

@@ -103,7 +103,7 @@ def load_record(paths: TemplatePaths) -> Record:
 
 
 def check(paths: TemplatePaths, record: Record) -> None:
-    """See that a template is whole and fits this host: a look at stamps, unless one of them has changed.
+    """See that a template is whole and fits this host: a look at stamps, and at the files of those that have changed.
 
     Raises TemplateMisfit for another QEMU or CPU or changed images, TemplateDamaged for files that are not what they
     were.
@@ -112,10 +112,11 @@ def check(paths: TemplatePaths, record: Record) -> None:
     watched = {os.path.join(paths.directory, name): digest for name, digest in record.files.items()}
     inputs = record.source.inputs
     stamps = {path: _stamp(paths, record, path) for path in (*watched, *inputs)}
-    if stamps == _verified(paths):
+    verified = _verified(paths)
+    if stamps == verified:
         return
     for path, digest in (*watched.items(), *inputs.items()):
-        if _digest(path) != digest:
+        if stamps[path] != verified.get(path) and _digest(path) != digest:
             raise _changed(paths, record, path)
     files.write_atomic(paths.verified, json.dumps(stamps).encode())
 
@@ -148,13 +149,14 @@ def _stamp(paths: TemplatePaths, record: Record, path: str) -> list[int]:
         raise files.cannot("look at", path, error) from error
 
 
-def _verified(paths: TemplatePaths) -> object:
-    """The stamps that all files had when they were last found to be right."""
+def _verified(paths: TemplatePaths) -> dict[str, object]:
+    """The stamps that all files had when they were last found to be right; none where that can't be told."""
     try:
         with open(paths.verified, encoding="utf-8") as file:
-            return json.load(file)
+            verified = json.load(file)
     except (OSError, ValueError):
-        return None
+        return {}
+    return verified if isinstance(verified, dict) else {}
 
 
 def _digest(path: str) -> str:
@@ -175,8 +177,6 @@ def _changed(
 def verified_inputs(paths: TemplatePaths) -> dict[str, str]:
     """The digests of what a template was made of, as far as nothing has been touched since. Raises NotFound."""
     record, verified = load_record(paths), _verified(paths)
-    if not isinstance(verified, dict):
-        return {}
     return {path: digest for path, digest in record.source.inputs.items() if verified.get(path) == _find_stamp(path)}
 
 

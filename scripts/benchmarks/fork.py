@@ -33,6 +33,7 @@ UNTIL = "console:# "
 RUNS = 15
 BOOTS = 5
 MANY = 100
+IMAGES = ("vmlinuz", "initramfs.gz")
 DOMAIN = f"""
 <domain type='qemu'>
   <name>{NAME}</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>
@@ -185,8 +186,10 @@ def _against_virsh() -> list[Row]:
         return []
     directory = Path(os.environ["KVMCTL_RUNTIME_DIR"]).parent
     saved, domain = directory / "saved", directory / "domain.xml"
-    images = SPEC.parent / "images/small-linux"
-    domain.write_text(DOMAIN.format(kernel=images / "vmlinuz", initrd=images / "initramfs.gz"))
+    # Its own copies: it changes their owner at every start, after which those of a template are looked at anew.
+    directory.chmod(0o711)  # its QEMU is another user's
+    kernel, initrd = (shutil.copy(SPEC.parent / "images/small-linux" / name, directory) for name in IMAGES)
+    domain.write_text(DOMAIN.format(kernel=kernel, initrd=initrd))
     with libvirt(["libvirtd"]) as uri:
         virsh = ["virsh", "-q", "-c", uri]
         timed([*virsh, "create", str(domain)])
@@ -207,7 +210,7 @@ def _against_virsh() -> list[Row]:
         forks, captives, restores = interleave(BOOTS, fork, lambda: asyncio.run(_time_captive()), restore)
     return [
         compare("library: fork, renewed, against virsh restore", captives, restores, bound="≤ 0.2"),
-        compare("CLI: fork, against virsh restore", forks, restores, bound=""),
+        compare("CLI: fork, against virsh restore", forks, restores, bound="≤ 0.2"),
     ]
 
 

@@ -12,7 +12,8 @@ from interruption import Interruption
 import kvmctl
 from kvmctl import Fork, Roots, State
 from kvmctl.guest.tiny import IMAGE, Key
-from kvmctl.runtime import forking, frozen
+from kvmctl.runtime import forking
+from kvmctl.runtime.digests import digest
 
 from .conftest import frozen_tiny, give_card, tiny
 
@@ -149,7 +150,7 @@ async def test_forks_write_disks_of_their_own_and_nobody_else_s(tmp_path: Path) 
     shutil.copy(IMAGE, image)
     os.truncate(image, 1 << 20)
     machine = tiny(firmware="bios", boot={}, disks=[{"path": str(image), "format": "raw"}])
-    before = frozen.digest(str(image))
+    before = digest(str(image))
     template = await frozen_tiny(machine)
     async with await template.fork() as one, await template.fork() as two:
         for count in (2, 3):
@@ -158,7 +159,7 @@ async def test_forks_write_disks_of_their_own_and_nobody_else_s(tmp_path: Path) 
         await answer(two, Key.RESET, "READY")
         await two.wait_for_console("boot=D .*boots=3")  # what it wrote is there when it boots
     template.check()
-    assert frozen.digest(str(image)) == before
+    assert digest(str(image)) == before
 
 
 async def test_a_disk_made_for_the_machine_and_uefi_variables_are_frozen_with_it(roots: Roots) -> None:
