@@ -83,6 +83,7 @@ def compare_with(daemon: list[str], peer: str) -> list[Row]:
             )
         finally:
             timed([*virsh, "undefine", NAME])
+            timed(kvmctl("rm", NAME, "--yes"))
     return [
         compare(f"CLI: start, against {peer} start", starts, virsh_starts, bound="≤ 0.35"),
         compare(f"CLI: stop --force, against {peer} destroy", stops, virsh_stops, bound="≤ 0.15"),
