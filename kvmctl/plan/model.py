@@ -32,8 +32,12 @@ class Listen(NamedTuple):
     path: str
 
 
+PRIVATE: Final = "private"
+"""The pair of the private monitor, by its name in a plan."""
+
+
 class Pair(NamedTuple):
-    """A socket pair: QEMU inherits one end, the launcher keeps the other (the private monitor)."""
+    """A socket pair: QEMU inherits one end, the launcher keeps the other. Every plan has the private monitor's."""
 
     fd: str
 

@@ -17,13 +17,13 @@ from kvmctl.guest.turn import Turn
 from kvmctl.plan.layers import CopyImage
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.plan.template import RESIDENT
 from kvmctl.runtime import deferred, observe
 from kvmctl.runtime.agentline import connect_agent
 from kvmctl.runtime.begin import Beginning
 from kvmctl.runtime.handshake import bring_up
 from kvmctl.runtime.journal import Journal, read_events
 from kvmctl.runtime.monitor import Monitor
-from kvmctl.runtime.sockets import connect_unix
 from kvmctl.runtime.template import Record
 
 FORKED: Final = "KVMCTL_FORKED"
@@ -104,8 +104,8 @@ async def finish(beginning: Beginning, profile: Profile, *, record: Record, host
             profile.renewed = profile.now()
 
     try:
-        if record.is_resident:  # before the state is loaded: the guest sees no gap
-            raised.resident = Resident(connect_unix(beginning.paths.resident))
+        if record.is_resident:
+            raised.resident = Resident(beginning.child.ends[RESIDENT].dup())
         raised.monitor = await bring_up(beginning, on_greeting=on_greeting, before=before, after=after)
     except BaseException:
         raised.hang_up()

@@ -22,7 +22,7 @@ from kvmctl.plan.template_paths import TemplatePaths
 from kvmctl.runtime import files, frozen, store, unfinished
 from kvmctl.runtime.attach import read_plan
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raised when an older kvmctl could not use a template any more."""
 _CPUINFO: Final = "/proc/cpuinfo"
 _CPU_WORDS: Final = ("model name", "flags")
