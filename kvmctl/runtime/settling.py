@@ -11,6 +11,8 @@ import time
 from contextlib import suppress
 from typing import Final
 
+from kvmctl.guest.resident import Resident
+from kvmctl.guest.shell import SHELL
 from kvmctl.runtime.vm import Vm
 
 _REST_SECONDS: Final = 2.0
@@ -22,6 +24,8 @@ _TICKS: Final = 0.01
 """Besides, this part of each of the guest's CPUs: twice what their timers take under TCG."""
 _PATIENCE: Final = 20.0
 """Seconds after which a guest that does not come to rest is frozen as it is: it may be there to be busy."""
+_AFTER_SECONDS: Final = 0.1
+"""What a kernel has to clean up behind a command takes a few of its ticks; each second it has its own again."""
 _CPU_CLOCK: Final = 2
 """What a process has had of all CPUs, to the nanosecond: linux/posix-timers.h, ``CPUCLOCK_SCHED``."""
 
@@ -38,6 +42,15 @@ async def settle(vm: Vm) -> None:
             if used - used_before > (_SHARE + _TICKS * vm.plan.cpus) * (now - before):
                 rested = now
             before, used_before = now, used
+
+
+async def stir(resident: Resident) -> None:
+    """Have a guest that rests do what it has put off until it is woken up, which each of its forks would do else.
+
+    Raises AgentError where the program that waits in it does so no more.
+    """
+    await resident.run([SHELL, "-c", ":"])
+    await asyncio.sleep(_AFTER_SECONDS)  # there is no event of its end
 
 
 def _used(pid: int) -> float:
