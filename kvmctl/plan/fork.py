@@ -14,7 +14,20 @@ from kvmctl.plan import card
 from kvmctl.plan.card import Card
 from kvmctl.plan.features import Feature
 from kvmctl.plan.layers import CopyImage, SharedLock
-from kvmctl.plan.model import CopySecret, Input, MakeFifos, OpenFile, Plan, QmpStep, Step, StoreSecret
+from kvmctl.plan.model import (
+    RESIDENT,
+    CopySecret,
+    FdSource,
+    Input,
+    Listen,
+    MakeFifos,
+    OpenFile,
+    Pair,
+    Plan,
+    QmpStep,
+    Step,
+    StoreSecret,
+)
 from kvmctl.plan.option import Fd, Option, Value, jsonopt, text
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.plan.placing import DISKS, PLACE, moved
@@ -90,7 +103,7 @@ def fork_plan(
         plan = plan._replace(options=tuple(_reloaded(plan, where.final)))
     plan = plan._replace(
         options=(*_options(plan, own, features), text("incoming", "defer", why=_WHY)),
-        fds=(*plan.fds, SharedLock("template", where.final.lock, "template"), *source),
+        fds=(*map(_source, plan.fds), SharedLock("template", where.final.lock, "template"), *source),
         steps=(*_steps(plan), *(CopyImage(layer.blank, _overlay(layer), "template") for layer in own)),
         inputs=tuple(_inputs(plan, own)),
         disks=tuple(
@@ -127,8 +140,16 @@ def _options(plan: Plan, own: tuple[Layer, ...], features: frozenset[Feature]) -
                 yield option._replace(body={**option.body, **private, **sealed})
             case "blockdev":
                 yield from _block_node(option, own)
+            case "chardev" if option.body.get("id") == RESIDENT:
+                # Open from the first on, as it was when the guest was frozen: it is not told of any change.
+                yield option._replace(body={key: option.body[key] for key in ("id", "fd")})
             case _:
                 yield option
+
+
+def _source(source: FdSource) -> FdSource:
+    """Nobody but who makes a fork has anything to say to the program that waits in its guest."""
+    return Pair(RESIDENT) if isinstance(source, Listen) and source.fd == RESIDENT else source
 
 
 def _reloaded(plan: Plan, template: TemplatePaths) -> Iterator[Option]:

@@ -32,8 +32,17 @@ class Listen(NamedTuple):
     path: str
 
 
+PRIVATE: Final = "private"
+"""The pair of the private monitor, by its name in a plan."""
+
+
+RESIDENT: Final = "resident"
+"""The id of the port at which a program waits in a template's guest, and the name of what is connected to it in forks;
+see `kvmctl.guest.resident`."""
+
+
 class Pair(NamedTuple):
-    """A socket pair: QEMU inherits one end, the launcher keeps the other (the private monitor)."""
+    """A socket pair: QEMU inherits one end, the launcher keeps the other. Every plan has the private monitor's."""
 
     fd: str
 

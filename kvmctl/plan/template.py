@@ -17,7 +17,7 @@ from typing import Final
 from kvmctl.errors import Problem, SpecError
 from kvmctl.plan import card
 from kvmctl.plan.layers import AddLayer
-from kvmctl.plan.model import Disk, Input, Listen, Plan
+from kvmctl.plan.model import RESIDENT, Disk, Input, Listen, Plan
 from kvmctl.plan.option import Fd, Form, Option, Value, jsonopt, keyvals
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.plan.share import InputDirectory
@@ -25,8 +25,6 @@ from kvmctl.plan.template_paths import TemplatePaths
 
 GENERATION_ID: Final = "vmgenid"
 """The device that tells a guest that it was copied, and its id."""
-RESIDENT: Final = "resident"
-"""The id of the port at which a program waits in the guest; see `kvmctl.guest.resident`."""
 RESIDENT_PORT: Final = "org.kvmctl.resident.0"
 """The name that the guest knows it by."""
 _WHY: Final = "default: forks are renewed through it, and run commands"

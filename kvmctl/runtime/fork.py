@@ -17,8 +17,8 @@ from typing import Final
 from kvmctl.errors import AgentError, NotRunning
 from kvmctl.guest.resident import Resident
 from kvmctl.guest.run import Control, ExecResult, OnOutput
+from kvmctl.plan.model import RESIDENT
 from kvmctl.plan.paths import MachinePaths, Roots
-from kvmctl.plan.template import RESIDENT
 from kvmctl.plan.template_paths import TemplatePaths
 from kvmctl.runtime import store
 from kvmctl.runtime.events import Event

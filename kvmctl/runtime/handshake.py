@@ -46,8 +46,13 @@ async def bring_up(
         async with asyncio.timeout(START_SECONDS):
             monitor = await Monitor.connect(beginning.child.monitor.dup(), name=beginning.plan.name)
             on_greeting()
-            for step in beginning.plan.before_run:
-                await monitor.execute(step.execute, step.numbered(beginning.child.numbers))
+            # One after the other for QEMU, which reads byte by byte: it has the next one when it has done the last.
+            await asyncio.gather(
+                *(
+                    monitor.execute(step.execute, step.numbered(beginning.child.numbers))
+                    for step in beginning.plan.before_run
+                )
+            )
             beginning.child.widen_backlogs()
             await before()
             await monitor.execute("cont")

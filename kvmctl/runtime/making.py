@@ -19,6 +19,7 @@ from kvmctl.errors import CommandFailed, NotFound, StateError, TemplateDamaged, 
 from kvmctl.guest import resident
 from kvmctl.guest.reload import reload
 from kvmctl.guest.renew import hush, install
+from kvmctl.guest.resident import Resident
 from kvmctl.guest.turn import Turn
 from kvmctl.image import qemuimg
 from kvmctl.plan.captive import tie
@@ -37,7 +38,7 @@ from kvmctl.runtime.fork import Template, load_template
 from kvmctl.runtime.forking import renewal
 from kvmctl.runtime.journal import read_events
 from kvmctl.runtime.prepare import load_machine
-from kvmctl.runtime.settling import settle
+from kvmctl.runtime.settling import settle, stir
 from kvmctl.runtime.sockets import connect_unix
 from kvmctl.runtime.template_record import Record, load_record
 from kvmctl.runtime.vm import Vm
@@ -51,10 +52,11 @@ _TAIL: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class _Renewed:
-    """How the guest of a fork is renewed: by a command, if at all, which waits in it already if it is resident."""
+    """How the guest of a fork is renewed: by a command, if at all, which may be waiting in it."""
 
     command: tuple[str, ...] | None = None
-    is_resident: bool = False
+    waiting: Resident | None = None
+    """The program that does it, where that waits in the guest."""
 
 
 async def create_template(
@@ -154,6 +156,8 @@ async def _boot_and_freeze(making: Making, patience: float | None) -> _Renewed:
             renewed = await _find_renewal(vm, turn, stack)
             turn.give_back()
             await settle(vm)
+            if renewed.waiting is not None:
+                await stir(renewed.waiting)
             await frozen.freeze(vm, path, features=making.qemu.features)
             return renewed
 
@@ -164,7 +168,7 @@ async def _find_renewal(vm: Vm, turn: Turn, stack: AsyncExitStack) -> _Renewed:
         connect = partial(connect_unix, vm.paths.resident)
         if found := await resident.install(turn, connect, port=RESIDENT_PORT, renewal=renewal()):
             stack.callback(found[0].close)
-            return _Renewed(found[1], is_resident=True)
+            return _Renewed(found[1], found[0])
     return _Renewed(await install(turn, renewal()))
 
 
@@ -205,7 +209,7 @@ def _seal(making: Making, renewed: _Renewed) -> None:
         keys=making.keys,
         created=time.time(),
         warnings=making.plan.warnings,
-        is_resident=renewed.is_resident,
+        is_resident=renewed.waiting is not None,
     )
     files.write_atomic(made.record, record.dumps().encode())
 

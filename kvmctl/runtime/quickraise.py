@@ -13,10 +13,10 @@ from typing import Any
 from kvmctl.guest import messages
 from kvmctl.guest.blocking import BlockingWire, CommandSignals, go
 from kvmctl.guest.received import TimeIsUp
+from kvmctl.plan.model import RESIDENT
 from kvmctl.runtime.begin import START_SECONDS, Beginning
 from kvmctl.runtime.exchange import Exchange
 from kvmctl.runtime.forking import note_forked, renewal
-from kvmctl.runtime.sockets import connect_unix
 
 
 def raise_quickly(beginning: Beginning, *, is_resident: bool) -> None:
@@ -25,7 +25,6 @@ def raise_quickly(beginning: Beginning, *, is_resident: bool) -> None:
     Whatever goes wrong, nothing is left of it. Raises MonitorLost, LaunchFailed, AgentError, DeadlineExceeded.
     """
     with ExitStack() as stack, beginning.undone_on_error():
-        # Before the state is loaded: the guest sees no gap.
         resident = stack.enter_context(closing(_Resident(beginning))) if is_resident else None
         qmp = Exchange(beginning.child.monitor, name=beginning.plan.name, seconds=START_SECONDS)
         _load(beginning, qmp)
@@ -57,7 +56,7 @@ class _Resident:
 
     def __init__(self, beginning: Beginning) -> None:
         self._signals = CommandSignals()
-        line = _Line(connect_unix(beginning.paths.resident))
+        line = _Line(beginning.child.ends[RESIDENT].dup())
         self._wire = BlockingWire(line, self._signals).within(START_SECONDS)
 
     def send_renewal(self) -> None:

@@ -12,6 +12,7 @@ from kvmctl.guest.agent import Agent
 from kvmctl.guest.renew import renew
 from kvmctl.guest.resident import Resident
 from kvmctl.guest.turn import Turn
+from kvmctl.plan.model import RESIDENT
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime import observe
 from kvmctl.runtime.agentline import connect_agent
@@ -20,7 +21,6 @@ from kvmctl.runtime.forking import note_forked, renewal
 from kvmctl.runtime.handshake import bring_up
 from kvmctl.runtime.journal import read_events
 from kvmctl.runtime.monitor import Monitor
-from kvmctl.runtime.sockets import connect_unix
 from kvmctl.runtime.template_record import Record
 
 
@@ -96,8 +96,8 @@ async def finish(beginning: Beginning, profile: Profile, *, record: Record, host
             profile.renewed = profile.now()
 
     try:
-        if record.is_resident:  # before the state is loaded: the guest sees no gap
-            raised.resident = Resident(connect_unix(beginning.paths.resident))
+        if record.is_resident:
+            raised.resident = Resident(beginning.child.ends[RESIDENT].dup())
         raised.monitor = await bring_up(beginning, on_greeting=on_greeting, before=before, after=after)
     except BaseException:
         raised.hang_up()

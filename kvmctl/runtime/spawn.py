@@ -19,7 +19,7 @@ from kvmctl.errors import Busy, LaunchFailed, QemuNotFound
 from kvmctl.image import ofd
 from kvmctl.plan.guest import TellGuest
 from kvmctl.plan.layers import SharedLock
-from kvmctl.plan.model import FdSource, Listen, OpenFile, Pair, Plan, StoreSecret, Tap, VhostNet
+from kvmctl.plan.model import PRIVATE, FdSource, Listen, OpenFile, Pair, Plan, StoreSecret, Tap, VhostNet
 from kvmctl.plan.option import render
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime import deferred, files
@@ -39,6 +39,8 @@ class Child(NamedTuple):
     popen: subprocess.Popen[bytes]
     process: Process
     monitor: socket.socket
+    ends: Mapping[str, socket.socket]
+    """Our ends of the other socket pairs, by their names in the plan."""
     listeners: tuple[socket.socket, ...]
     """Our copies of the sockets that QEMU listens on."""
     numbers: Mapping[str, int]
@@ -58,9 +60,8 @@ class Child(NamedTuple):
 
     def close_sockets(self) -> None:
         """Let go of our ends of QEMU's sockets."""
-        self.monitor.close()
-        for listener in self.listeners:
-            listener.close()
+        for ours in (self.monitor, *self.ends.values(), *self.listeners):
+            ours.close()
 
     def disown(self) -> None:
         """QEMU goes on without us."""
@@ -82,7 +83,7 @@ class _Opened:
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self.numbers: dict[str, int] = {}
-        self.private: socket.socket | None = None
+        self.ends: dict[str, socket.socket] = {}
         self.listeners: list[socket.socket] = []
 
     def keep(self, name: str, descriptor: int) -> None:
@@ -95,7 +96,7 @@ class _Opened:
                 self.listeners.append(listen_unix(path))
                 self.keep(fd, os.dup(self.listeners[-1].fileno()))
             case Pair(fd):
-                self.private, theirs = socket.socketpair()
+                self.ends[fd], theirs = socket.socketpair()
                 self.keep(fd, theirs.detach())
             case OpenFile(fd, path, mode):
                 self.keep(fd, _open_file(path, mode))
@@ -108,18 +109,16 @@ class _Opened:
             case _:
                 assert_never(source)
 
-    def take_ours(self) -> tuple[socket.socket, tuple[socket.socket, ...]]:
-        """Our end of the private monitor, and our copies of the listening sockets, now the caller's."""
-        private, listeners = self.private, tuple(self.listeners)
-        self.private, self.listeners = None, []
-        assert private is not None  # noqa: S101  # looked at before QEMU was started
-        return private, listeners
+    def take_ours(self) -> tuple[socket.socket, Mapping[str, socket.socket], tuple[socket.socket, ...]]:
+        """Our ends of the private monitor and of other pairs, our copies of the listening sockets: now the caller's."""
+        ends, listeners = self.ends, tuple(self.listeners)
+        self.ends, self.listeners = {}, []
+        return ends.pop(PRIVATE), ends, listeners
 
     def close_ours(self) -> None:
         """Close what nobody took."""
-        for ours in (*self.listeners, self.private):
-            if ours is not None:
-                ours.close()
+        for ours in (*self.listeners, *self.ends.values()):
+            ours.close()
 
     def _keep_all(self, names: tuple[str, ...], descriptors: list[int]) -> None:
         for name, descriptor in zip(names, descriptors, strict=True):
@@ -134,7 +133,7 @@ def spawn(plan: Plan, claim: Claim) -> Child:
         stack.callback(opened.close_ours)
         for source in plan.fds:
             opened.open(source)
-        if opened.private is None:
+        if PRIVATE not in opened.ends:
             raise LaunchFailed(f"the plan of {plan.name!r} has no private monitor")
         helpers = tuple(_start_helpers(plan, opened, undo))
         stdin, feed = _journal_input(stack)

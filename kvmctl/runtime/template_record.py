@@ -18,7 +18,7 @@ from kvmctl.plan.model import Plan
 from kvmctl.plan.template_paths import TemplatePaths
 from kvmctl.runtime import deferred, files
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raised when an older kvmctl could not use a template any more."""
 _CPUINFO: Final = "/proc/cpuinfo"
 _CPU_WORDS: Final = ("model name", "flags")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from kvmctl.plan.features import Feature
-from kvmctl.plan.model import Listen, Pair
+from kvmctl.plan.model import PRIVATE, Listen, Pair
 from kvmctl.plan.option import Fd, Option, bare, jsonopt, keyval, keyvals
 from kvmctl.spec.context import Context, Lowered
 
@@ -34,7 +34,7 @@ def lower_monitors(ctx: Context) -> Lowered:
         keyvals("chardev", "stdio", {"id": "journal", "signal": False}, why=reason["journal"]),
     )
     monitors = tuple(_monitor(ctx, name, why=reason[name]) for name in MONITORS)
-    return Lowered(options=chardevs + monitors, fds=(Listen("qmp", ctx.paths.qmp), Pair("private")))
+    return Lowered(options=chardevs + monitors, fds=(Listen("qmp", ctx.paths.qmp), Pair(PRIVATE)))
 
 
 def _monitor(ctx: Context, name: str, *, why: str) -> Option:

@@ -20,6 +20,8 @@
 #     FAILED  long number             of what failed when the guest was renewed, 0 for nothing; or why no command was run
 #
 # When the other end hangs up it ends the command, and itself: whatever goes wrong there, the agent is still to be asked.
+# The process of the next command is there before that is asked for, with all that it takes, and waits in our memory: in a
+# fork, where whatever is done for the first time takes long, only the program is still to be executed.
 # It needs nothing of the guest: no libraries, no interpreter. A whole ELF file, written out by hand; assembled by
 # scripts/build-renew.
 
@@ -30,7 +32,7 @@
         .set    SYS_poll, 7
         .set    SYS_ioctl, 16
         .set    SYS_dup2, 33
-        .set    SYS_vfork, 58
+        .set    SYS_clone, 56
         .set    SYS_execve, 59
         .set    SYS_exit, 60
         .set    SYS_wait4, 61
@@ -38,6 +40,7 @@
         .set    SYS_setsid, 112
         .set    SYS_sethostname, 170
         .set    SYS_clock_settime, 227
+        .set    SYS_waitid, 247
         .set    SYS_pipe2, 293
         .set    SYS_pidfd_open, 434             # Linux 5.3; without it this is nothing for that guest
         .set    SYS_getpid, 39
@@ -45,8 +48,17 @@
         .set    O_RDWR, 2
         .set    O_CLOEXEC, 0x80000
         .set    POLLIN, 1
-        .set    SIGTERM, 15
         .set    SIGKILL, 9
+        .set    SIGTERM, 15
+        .set    SIGCHLD, 17
+        .set    CLONE_VM, 0x100
+        .set    CLONE_PIDFD, 0x1000
+        .set    P_PID, 1
+        .set    WEXITED, 4
+        .set    WNOWAIT, 0x1000000
+        .set    CLD_EXITED, 1
+        .set    CLD_DUMPED, 3
+        .set    CORE, 0x80                      # of a status: it left a core
         .set    ENOENT, 2
         .set    EACCES, 13
         .set    RNDADDENTROPY, 0x40085203       # linux/random.h: _IOW('R', 0x03, int[2])
@@ -70,6 +82,7 @@
         .set    LINGER, 60000                   # milliseconds from the end of all that to ours
         .set    LEFT, 64                        # pieces of output that are passed on of a command that has ended
         .set    PATHS, 4096
+        .set    STACK, 1024                     # bytes, for the process of a command
         .set    BASE, 0x400000
 
         .code64
@@ -108,11 +121,18 @@ start:  lea     data(%rip), %rbx
         mov     %eax, %r12d
         test    %eax, %eax
         js      quit
+        lea     device(%rip), %rdi              # now: to find a file is a lot of work for a guest that wakes up
+        mov     $O_WRONLY | O_CLOEXEC, %esi
+        mov     $SYS_open, %eax
+        syscall
+        mov     %eax, seeder(%rbx)              # an error is told by who uses it
+        call    prepare
         mov     $READY, %esi
         xor     %edx, %edx
         call    tell
 
-next:   call    hear
+next:   lea     request(%rbx), %rbp
+        call    hear
         mov     request(%rbx), %eax
         cmp     $RENEW, %eax
         je      renew
@@ -131,29 +151,20 @@ renew:  mov     $1, %r13d
         jb      failed
 
         inc     %r13d                           # 2: the random numbers
-        lea     device(%rip), %rdi
-        mov     $O_WRONLY | O_CLOEXEC, %esi
-        mov     $SYS_open, %eax
-        syscall
-        test    %eax, %eax
-        js      failed
-        mov     %eax, %r14d
-        mov     %r14d, %edi
+        mov     seeder(%rbx), %edi
         mov     $RNDADDENTROPY, %esi
         lea     request + 8 + 16(%rbx), %rdx
         mov     $SYS_ioctl, %eax
         syscall
         test    %rax, %rax
-        js      unseeded
-        mov     %r14d, %edi
+        js      failed
+        mov     seeder(%rbx), %edi
         mov     $RNDRESEEDCRNG, %esi
         xor     %edx, %edx
         mov     $SYS_ioctl, %eax
         syscall
         test    %rax, %rax
-        js      unseeded
-        mov     %r14d, %edi
-        call    close
+        js      failed
 
         inc     %r13d                           # 3: the clock
         xor     %edi, %edi                      # CLOCK_REALTIME
@@ -173,10 +184,6 @@ renew:  mov     $1, %r13d
         test    %rax, %rax
         js      failed
 renewed:xor     %r13d, %r13d
-        jmp     failed
-unseeded:
-        mov     %r14d, %edi
-        call    close
 failed: mov     %r13d, answer + 8(%rbx)         # also the way to say that nothing did
         mov     $FAILED, %esi
         mov     $4, %edx
@@ -202,46 +209,18 @@ skip:   lodsb
         lea     request + 8(%rbx,%r14), %r14
         sub     %rsi, %r14
 
-        lea     pipes(%rbx), %rbp               # three: for its input, its output, its errors
-        mov     $3, %r9d
-pipe:   mov     %rbp, %rdi
-        mov     $O_CLOEXEC, %esi
-        mov     $SYS_pipe2, %eax
-        syscall
-        test    %eax, %eax
-        js      quit                            # the agent is to be asked instead
-        add     $8, %rbp
-        dec     %r9d
-        jnz     pipe
-
-        mov     pipes + 4(%rbx), %edi           # its whole input fits into the pipe
-        mov     %r13, %rsi
+        movl    $1, is_called(%rbx)
+        mov     pipes + 4(%rbx), %edi
+        test    %r14, %r14
+        jz      given
+        mov     %r13, %rsi                      # its whole input fits into the pipe
         mov     %r14, %rdx
         mov     $SYS_write, %eax
         syscall
-        mov     pipes + 4(%rbx), %edi
+given:  call    close                           # that wakes it
+        mov     pipes(%rbx), %edi               # not before: we don't end for want of a reader
         call    close
 
-        movl    $0, errno(%rbx)
-        mov     $SYS_vfork, %eax
-        syscall
-        test    %eax, %eax
-        jz      child
-        mov     %eax, pid(%rbx)
-        mov     pipes(%rbx), %edi
-        call    close
-        mov     pipes + 12(%rbx), %edi
-        call    close
-        mov     pipes + 20(%rbx), %edi
-        call    close
-        mov     pid(%rbx), %edi
-        test    %edi, %edi
-        js      quit
-        cmpl    $0, errno(%rbx)
-        jne     unborn
-
-        call    watch
-        mov     %eax, polls + 24(%rbx)
         mov     %r12d, polls(%rbx)
         mov     pipes + 8(%rbx), %eax
         mov     %eax, polls + 8(%rbx)
@@ -251,7 +230,7 @@ pipe:   mov     %rbp, %rdi
         movl    $POLLIN, polls + 12(%rbx)
         movl    $POLLIN, polls + 20(%rbx)
         movl    $POLLIN, polls + 28(%rbx)
-        mov     request + 8(%rbx), %r14d        # its flags: what is heard meanwhile is written over them
+        mov     request + 8(%rbx), %r14d        # its flags
         mov     $LEFT, %r13d
 
 # Nobody waits for what others write where its command has ended and its output was asked for as it comes.
@@ -277,10 +256,11 @@ wait:   lea     polls(%rbx), %rdi
 
         cmpw    $0, polls + 6(%rbx)
         je      outputs
+        lea     heard(%rbx), %rbp               # the words may not have been read yet
         call    hear
-        cmpl    $SIGNAL, request(%rbx)
+        cmpl    $SIGNAL, heard(%rbx)
         jne     outputs
-        mov     request + 8(%rbx), %esi
+        mov     heard + 8(%rbx), %esi
         call    send
 
 outputs:lea     polls + 8(%rbx), %rbp
@@ -297,30 +277,43 @@ outputs:lea     polls + 8(%rbx), %rbp
         movl    $-1, polls + 24(%rbx)
         movl    $0, polls + 28(%rbx)
         movl    $POLLIN, polls + 28(%rbx)
-        call    collect
+        cmpl    $0, errno(%rbx)
+        jne     unborn
+        call    look
+        mov     polls + 8(%rbx), %eax
+        and     polls + 16(%rbx), %eax
+        cmp     $-1, %eax
+        je      ended
         mov     $EXITED, %esi
         mov     $4, %edx
         call    tell
         jmp     follow
 
-over:   mov     polls + 8(%rbx), %edi
+# All of it has ended, which is told at once. To clean up has time until it is.
+ended:  movl    $EXITED, answer(%rbx)
+        movl    $4, answer + 4(%rbx)
+        movl    $END, answer + 12(%rbx)
+        movl    $0, answer + 16(%rbx)
+        mov     $8 + 4 + 8, %edx
+        call    put
+        jmp     clean
+unborn: mov     errno(%rbx), %eax
+        mov     %eax, answer + 8(%rbx)
+        mov     $FAILED, %esi
+        mov     $4, %edx
+        call    tell
+        jmp     clean
+over:   mov     $END, %esi
+        xor     %edx, %edx
+        call    tell
+
+clean:  mov     polls + 8(%rbx), %edi
         call    close
         mov     polls + 16(%rbx), %edi
         call    close
-        movl    $0, pid(%rbx)                   # what it has left running is not ours to end
-        mov     $END, %esi
-        xor     %edx, %edx
-        call    tell
+        call    collect
+        call    prepare                         # what it has left running is not ours to end
         jmp     next
-
-unborn: call    collect
-        mov     pipes + 8(%rbx), %edi
-        call    close
-        mov     pipes + 16(%rbx), %edi
-        call    close
-        movl    $0, pid(%rbx)
-        mov     errno(%rbx), %r13d
-        jmp     failed
 
 # Pass on what has come of the output that %rbp polls, as %r8.
 pass:   cmpw    $0, 6(%rbp)
@@ -341,21 +334,44 @@ closed: mov     (%rbp), %edi
         movw    $0, 6(%rbp)
 passed: ret
 
-# How the command ended goes to where it is told from.
+# How the command ended goes to where it is told from, as wait4 would have it. It is not collected yet: the kernel's work.
+look:   mov     $P_PID, %edi
+        mov     pid(%rbx), %esi
+        lea     path(%rbx), %rdx                # a siginfo_t
+        mov     $WEXITED | WNOWAIT, %r10d
+        xor     %r8d, %r8d
+        mov     $SYS_waitid, %eax
+        syscall
+        mov     path + 24(%rbx), %eax           # si_status
+        mov     path + 8(%rbx), %ecx            # si_code
+        cmp     $CLD_EXITED, %ecx
+        jne     killed
+        shl     $8, %eax
+killed: cmp     $CLD_DUMPED, %ecx
+        jne     looked
+        or      $CORE, %eax
+looked: mov     %eax, answer + 8(%rbx)
+        ret
+
 collect:mov     pid(%rbx), %edi
-        lea     answer + 8(%rbx), %rsi
+        xor     %esi, %esi
         xor     %edx, %edx
         xor     %r10d, %r10d
         mov     $SYS_wait4, %eax
         syscall
         ret
 
-# Signal %esi goes to the command, and to all of its session.
+# Signal %esi goes to the command, and to all of its session; to its process where that has none yet.
 send:   mov     pid(%rbx), %edi
         neg     %edi
         mov     $SYS_kill, %eax
         syscall
-        ret
+        test    %eax, %eax
+        jns     sent
+        mov     pid(%rbx), %edi
+        mov     $SYS_kill, %eax
+        syscall
+sent:   ret
 
 # A descriptor that tells when process %edi has ended.
 watch:  xor     %esi, %esi
@@ -369,6 +385,37 @@ close:  mov     $SYS_close, %eax
 
 # -- the command itself, in our memory until it is another program ---------------------------------------------------
 
+# The process of the next command, as `pid`, with our ends of its pipes in `pipes` and what tells of its end in `polls`.
+# Where that can't be had the agent is to be asked instead.
+prepare:movl    $0, is_called(%rbx)
+        movl    $0, errno(%rbx)
+        lea     pipes(%rbx), %rbp               # three: for its input, its output, its errors
+        mov     $3, %r9d
+pipe:   mov     %rbp, %rdi
+        mov     $O_CLOEXEC, %esi
+        mov     $SYS_pipe2, %eax
+        syscall
+        test    %eax, %eax
+        js      quit
+        add     $8, %rbp
+        dec     %r9d
+        jnz     pipe
+        mov     $CLONE_VM | CLONE_PIDFD | SIGCHLD, %edi
+        lea     stack(%rbx), %rsi
+        lea     polls + 24(%rbx), %rdx
+        xor     %r10d, %r10d
+        xor     %r8d, %r8d
+        mov     $SYS_clone, %eax
+        syscall
+        test    %eax, %eax
+        js      quit
+        jz      child
+        mov     %eax, pid(%rbx)
+        mov     pipes + 12(%rbx), %edi
+        call    close
+        mov     pipes + 20(%rbx), %edi
+        jmp     close
+
 child:  mov     $SYS_setsid, %eax
         syscall
         xor     %r13d, %r13d
@@ -379,8 +426,26 @@ child:  mov     $SYS_setsid, %eax
         call    become
         mov     20(%rbp), %edi
         call    become
+        mov     4(%rbp), %edi                   # so that it ends with its last writer: our end is its end
+        call    close
+        mov     %r12d, %edi                     # the port is closed when we close it
+        call    close
+        movl    $0, wakes(%rbx)
+        movl    $POLLIN, wakes + 4(%rbx)
+asleep: lea     wakes(%rbx), %rdi
+        mov     $1, %esi
+        mov     $-1, %edx
+        mov     $SYS_poll, %eax
+        syscall
+        cmpl    $0, is_called(%rbx)
+        jne     called
+        test    %eax, %eax
+        js      asleep
+        xor     %edi, %edi
+        mov     $SYS_exit, %eax
+        syscall
 
-        mov     words(%rbx), %rsi
+called: mov     words(%rbx), %rsi
         mov     $ENOENT, %r14d
 slash:  lodsb
         cmp     $'/', %al
@@ -458,11 +523,11 @@ become: mov     %r13d, %esi
 
 # -- the port --------------------------------------------------------------------------------------------------------
 
-# A message comes into `request`. Nobody is there any more: the command is ended, and so are we.
-hear:   lea     request(%rbx), %rsi
+# A message comes to %rbp. Nobody is there any more: the command is ended, and so are we.
+hear:   mov     %rbp, %rsi
         mov     $8, %edx
         call    fill
-        mov     request + 4(%rbx), %edx
+        mov     4(%rbp), %edx
         cmp     $MESSAGE, %edx
         ja      goodbye
 fill:   test    %edx, %edx
@@ -480,8 +545,8 @@ filled: ret
 # What is in `answer` goes out as %esi, of %edx bytes.
 tell:   mov     %esi, answer(%rbx)
         mov     %edx, answer + 4(%rbx)
-        lea     answer(%rbx), %rsi
         add     $8, %edx
+put:    lea     answer(%rbx), %rsi
 flush:  mov     %r12d, %edi
         mov     $SYS_write, %eax
         syscall
@@ -492,7 +557,7 @@ flush:  mov     %r12d, %edi
         jnz     flush
         ret
 
-goodbye:cmpl    $0, pid(%rbx)
+goodbye:cmpl    $0, is_called(%rbx)             # one that was not ends when we do
         je      linger
         mov     $SIGTERM, %esi
         call    send
@@ -519,12 +584,17 @@ paths:  .asciz  "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         .balign 16
 end:
         .set    data, end                       # the segment is longer in memory than in the file
-        .set    polls, 0                        # four struct pollfd
-        .set    pipes, 32                       # three pairs of descriptors
-        .set    pid, 56
-        .set    errno, 60
-        .set    path, 64
+        .set    polls, 0                        # four struct pollfd: the port, two outputs, the end of the command
+        .set    wakes, 32                       # the one of a process that is not called yet
+        .set    pipes, 40                       # three pairs of descriptors
+        .set    pid, 64
+        .set    errno, 68
+        .set    is_called, 72
+        .set    seeder, 76
+        .set    stack, 80 + STACK               # where it begins: it grows downwards
+        .set    path, stack
         .set    request, path + PATHS + 512
-        .set    answer, request + 8 + MESSAGE + 8
+        .set    heard, request + 8 + MESSAGE + 8
+        .set    answer, heard + 8 + MESSAGE + 8
         .set    words, answer + 8 + MESSAGE
         .set    last, end + words + 8 * (MESSAGE + 1)
