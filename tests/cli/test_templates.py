@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 
 import pytest
 
-from .conftest import Kvmctl
+from .conftest import PATIENCE, Kvmctl
 
 pytestmark = pytest.mark.qemu
 
+QEMU = shutil.which(os.environ.get("KVMCTL_QEMU", "qemu-system-x86_64"))
 CREATE = ("template", "create", "small", "--from", "tiny", "--until", "console:^READY")
 
 
@@ -84,8 +88,71 @@ def test_run_wants_a_machine_or_a_template(kvmctl: Kvmctl) -> None:
     assert "there is no template 'none'" in missing.stderr
 
 
-def test_a_fork_is_started_without_the_compiler(kvmctl: Kvmctl) -> None:
+WAYS = pytest.mark.parametrize("options", [(), ("--count", "1")], ids=["quickly", "with-options"])
+"""A plain fork goes another way than one with options, and is to be the same in everything."""
+
+
+def test_a_plain_fork_is_started_with_next_to_nothing(kvmctl: Kvmctl) -> None:
     kvmctl.ok(*CREATE)
-    loaded = kvmctl.modules("fork", "small")
+    for words in (("fork", "small"), ("fork", "small", "x")):
+        loaded = kvmctl.modules(*words)
+        assert "kvmctl.runtime.quickraise" in loaded
+        assert not loaded & {"asyncio", "pydantic", "pydantic_core", "psutil", "qemu.qmp", "typer", "inotify_simple"}
+        assert not loaded & {"dataclasses", "datetime", "difflib", "hashlib", "inspect", "pathlib", "secrets", "shutil"}
+        assert not loaded & {"uuid", "kvmctl.plan.fork", "kvmctl.plan.card", "kvmctl.runtime.listing"}
+    loaded = kvmctl.modules("fork", "small", "--count", "1")
     assert not loaded & {"pydantic", "kvmctl.compile", "rich"}
-    kvmctl.ok("stop", "small-1", "--force")
+    for name in ("small-1", "x", "small-2"):
+        kvmctl.ok("kill", name)
+
+
+@WAYS
+def test_a_fork_takes_the_next_free_name_or_the_one_that_it_is_given(kvmctl: Kvmctl, options: tuple[str, ...]) -> None:
+    kvmctl.ok(*CREATE)
+    for words, name in ((("small",), "small-1"), (("small",), "small-2"), (("small", "x"), "x")):
+        assert kvmctl.ok("fork", *words, *options) == f"{name}\n"
+    taken = kvmctl("fork", "small", "x", *options)
+    assert taken.returncode == 6
+    assert "machine 'x' is already running" in taken.stderr
+    for name in ("small-1", "small-2", "x"):
+        kvmctl.ok("kill", name)
+        kvmctl.ok("rm", name, "--yes")
+    assert kvmctl.ok("list", "--all", "--quiet") == ""
+
+
+@WAYS
+@pytest.mark.parametrize("words", [("fork", "none", "x"), ("fork", "../small"), ("fork", "small", "a/b")])
+def test_names_that_are_none_are_refused(kvmctl: Kvmctl, options: tuple[str, ...], words: tuple[str, ...]) -> None:
+    kvmctl.ok(*CREATE)
+    done = kvmctl(*words, *options)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("small", "--help"), ("small", "x", "y"), ("small", "--count", "0")])
+def test_what_is_not_plain_is_typers(kvmctl: Kvmctl, words: tuple[str, ...]) -> None:
+    done = kvmctl("fork", *words)
+    assert done.returncode == (0 if "--help" in words else 2)
+    assert "Usage: kvmctl fork" in done.stdout + done.stderr
+
+
+@WAYS
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_one_that_is_told_to_end_leaves_nothing(kvmctl: Kvmctl, options: tuple[str, ...], number: int) -> None:
+    """While QEMU comes up, which takes for ever: the one that the template was made by now waits to be read from."""
+    script, gate = kvmctl.directory / "qemu-system-x86_64", kvmctl.directory / "gate"
+    script.write_text(
+        f"#!/bin/sh\n[ -p '{gate}' ] && {{ echo up >'{gate}'; exec /bin/sleep 1000; }}\nexec {QEMU} \"$@\"\n"
+    )
+    script.chmod(0o755)
+    kvmctl.environment |= {"KVMCTL_QEMU": str(script)}
+    kvmctl.ok(*CREATE)
+    os.mkfifo(gate)
+    forking = kvmctl.popen("fork", "small", *options)
+    assert gate.read_text() == "up\n"
+    forking.send_signal(number)
+    stdout, _ = forking.communicate(timeout=PATIENCE)
+    assert (forking.returncode, stdout) == (128 + number, "")
+    assert os.listdir(kvmctl.directory / "runtime") == []
+    assert not json.loads(kvmctl.ok("template", "list", "--json"))["templates"][0]["in_use"]
