@@ -52,7 +52,14 @@ def list_machines(roots: Roots | None = None, *, include_stopped: bool = False) 
     names = set(store.run_names(roots))
     defined = defined_names(roots)
     found = [inspect(roots, name, is_defined=name in defined) for name in sorted(names | defined)]
-    return found if include_stopped else [machine for machine in found if machine.state is not State.STOPPED]
+    if include_stopped:
+        return [machine for machine in found if machine.state is not State.STOPPED or _is_there(machine, roots)]
+    return [machine for machine in found if machine.state is not State.STOPPED]
+
+
+def _is_there(machine: MachineInfo, roots: Roots) -> bool:
+    """Whether it was not removed by somebody else just when it was looked at."""
+    return machine.is_defined or os.path.isdir(roots.machine(machine.name).run)
 
 
 def find_machine(name: str, *, roots: Roots | None = None) -> MachineInfo:

@@ -247,3 +247,31 @@ def test_a_defined_machines_disks_are_nobodys_to_sweep(roots: Roots) -> None:
     claim.abandon()
     store.sweep(roots)
     assert disk.exists()
+
+
+REMOVED_MEANWHILE = """
+import os, sys
+from kvmctl.plan.paths import Roots
+from kvmctl.runtime import listing
+
+roots = Roots(*sys.argv[1:])
+paths = roots.machine("web")
+
+def remove(event, args):  # when it has a name already, and is about to be looked at
+    if event == "open" and args[0] == paths.lock:
+        os.rename(paths.run, f"{roots.runtime}/.web.trash")
+
+sys.addaudithook(remove)
+print([machine.name for machine in listing.list_machines(roots, include_stopped=True)])
+"""
+
+
+def test_a_machine_that_is_removed_while_it_is_listed_is_not_listed(roots: Roots, paths: MachinePaths) -> None:
+    os.makedirs(paths.run)
+    Path(paths.plan).write_text("{}")
+    where = (roots.config, roots.state, roots.runtime, roots.cache)
+    listed = subprocess.run(
+        [sys.executable, "-c", REMOVED_MEANWHILE, *where], check=True, capture_output=True, text=True
+    ).stdout
+    assert os.listdir(roots.runtime) == [".web.trash"]
+    assert listed == "[]\n"
