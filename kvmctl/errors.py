@@ -36,14 +36,15 @@
     └── CommandFailed                19   a command in the guest did not end as it had to
 
 A summary says what happened with the values quoted, the detail is the evidence (QEMU's own words), the hint is what
-to do next. Only ``kvmctl.cli`` prints these or turns them into an exit status. Imports nothing but what a verdict is.
+to do next. Only ``kvmctl.cli`` prints these or turns them into an exit status. Imports nothing.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from kvmctl.verdict import Verdict
+if TYPE_CHECKING:
+    from kvmctl.verdict import Verdict
 
 
 class KvmctlError(Exception):

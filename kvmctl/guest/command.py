@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+from binascii import b2a_base64
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -34,7 +34,7 @@ async def start_command(turn: Talk, argv: Sequence[str], *, stdin: bytes = b"", 
     check_command(argv, stdin=stdin)
     arguments: dict[str, object] = {"path": argv[0], "arg": list(argv[1:]), "capture-output": capture}
     if stdin:
-        arguments["input-data"] = base64.b64encode(stdin).decode()
+        arguments["input-data"] = b2a_base64(stdin, newline=False).decode()
     pid = take(await turn.execute("guest-exec", arguments), "pid", int)
     turn.note_activity()
     return pid

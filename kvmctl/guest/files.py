@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+from binascii import b2a_base64
 from typing import Final, Literal, NamedTuple
 
 from kvmctl.errors import AgentError
@@ -29,7 +29,7 @@ class File(NamedTuple):
 
     async def write(self, turn: Talk, data: bytes) -> None:
         """Write all of `data` where it stands. Raises AgentError, which has a class where the guest could not."""
-        arguments = {"handle": self.handle, "buf-b64": base64.b64encode(data).decode()}
+        arguments = {"handle": self.handle, "buf-b64": b2a_base64(data, newline=False).decode()}
         count = take(await turn.execute("guest-file-write", arguments), "count", int)
         if count != len(data):
             raise AgentError(f"the guest agent says that it wrote {count} of {len(data)} bytes")

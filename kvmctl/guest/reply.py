@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
+from binascii import a2b_base64
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -67,7 +67,7 @@ def take_bytes(reply: object, key: str) -> bytes:
     """The base64 member `key` of a reply, decoded; nothing where it is missing. Raises AgentError."""
     text = take(reply, key, str, "")
     try:
-        return base64.b64decode(text, validate=True)
+        return a2b_base64(text, strict_mode=True)
     except ValueError as error:
         raise AgentError(f"the guest agent's {key!r} is not base64", detail=quote(text.encode())) from error
 

@@ -6,6 +6,7 @@ No psutil here: importing it takes longer than everything below.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Final
@@ -20,8 +21,9 @@ from kvmctl.plan.facts import HostFacts, KvmFacts
 NEEDED: Final = ("USER_MEMORY", "DESTROY_MEMORY_REGION_WORKS", "JOIN_MEMORY_REGIONS_WORKS", "SET_TSS_ADDR", "EXT_CPUID")
 """The capabilities without which QEMU refuses KVM (accel/kvm/kvm-all.c, target/i386/kvm/kvm.c)."""
 
+_POOL: Final = re.compile(r"hugepages-(\d+)kB")
 
-_usable: Final[dict[tuple[object, ...], Device]] = {}
+_usable: Final[dict[tuple[object, ...], KvmFacts]] = {}
 """The KVM that passed its self-test in this process, by the identity of its node: it takes longer than all the rest."""
 
 
@@ -29,7 +31,7 @@ def probe(root: Path = ROOT, *, ioctl: Ioctl = system_ioctl) -> HostFacts:
     """Look at this host. Never raises for what it lacks."""
     dev = root / "dev"
     return HostFacts(
-        kvm=kvm_facts(_probe_kvm(str(dev / "kvm"), ioctl), read_cpu(root), find_vendor_module(root)),
+        kvm=_probe_kvm(root, ioctl),
         vhost_net=probe_vhost(str(dev / "vhost-net"), ioctl=ioctl).state == "usable",
         vhost_vsock=probe_vhost(str(dev / "vhost-vsock"), ioctl=ioctl).state == "usable",
         tun=probe_tun(str(dev / "net/tun"), ioctl=ioctl).state == "usable",
@@ -60,27 +62,34 @@ def kvm_facts(device: Device, cpu: Cpu, module: str) -> KvmFacts:
     )
 
 
-def _probe_kvm(path: str, ioctl: Ioctl) -> Device:
-    """The KVM at `path`; one that was found usable is not tried again until its node or our identity changes."""
+def _probe_kvm(root: Path, ioctl: Ioctl) -> KvmFacts:
+    """The KVM of this host; one that was found usable is not tried again until its node or our identity changes."""
+    path = os.path.join(root, "dev/kvm")
+    identity = _identify(path, ioctl)
+    if identity in _usable:
+        return _usable[identity]
+    facts = kvm_facts(probe_device(path, ioctl=ioctl), read_cpu(root), find_vendor_module(root))
+    if identity is not None and facts.state == "usable":
+        _usable.clear()
+        _usable[identity] = facts
+    return facts
+
+
+def _identify(path: str, ioctl: Ioctl) -> tuple[object, ...] | None:
+    """What changes when the node at `path`, or what we may do with it, does; None where there is none."""
     try:
         node = os.stat(path)
     except OSError:
-        return probe_device(path, ioctl=ioctl)
-    identity = (path, node.st_ino, node.st_ctime_ns, os.geteuid(), os.getegid(), *os.getgroups(), ioctl)
-    if identity not in _usable:
-        device = probe_device(path, ioctl=ioctl)
-        if device.state != "usable":
-            return device
-        _usable.clear()
-        _usable[identity] = device
-    return _usable[identity]
+        return None
+    return (path, node.st_ino, node.st_ctime_ns, os.geteuid(), os.getegid(), *os.getgroups(), ioctl)
 
 
 def _free_hugepages(root: Path) -> dict[int, int]:
     """Free pages by page size in bytes; sizes the kernel offers and nobody reserved are there with 0."""
-    pools = (root / "sys/kernel/mm/hugepages").glob("hugepages-*kB")
-    return {_page_size(pool): int((pool / "free_hugepages").read_text()) for pool in sorted(pools)}
-
-
-def _page_size(pool: Path) -> int:
-    return int(pool.name.removeprefix("hugepages-").removesuffix("kB")) * 1024
+    pools = os.path.join(root, "sys/kernel/mm/hugepages")
+    found = {}
+    for name in sorted(os.listdir(pools)) if os.path.isdir(pools) else []:
+        if size := _POOL.fullmatch(name):
+            with open(os.path.join(pools, name, "free_hugepages"), "rb") as file:
+                found[int(size[1]) * 1024] = int(file.read())
+    return found

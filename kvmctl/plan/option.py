@@ -89,18 +89,14 @@ def jsonopt(flag: str, body: Mapping[str, Value], *, why: str) -> Option:
 def descriptor_names(value: Value) -> Iterator[str]:
     """The names of the descriptors in a value, however deep."""
     match value:
-        case str() | int() | None:  # most are, and to ask whether they are mappings takes its time
-            return
         case Fd(name):
             yield name
         case Fds(names):
             yield from names
-        case Mapping():
-            for item in value.values():
-                yield from descriptor_names(item)
-        case list() | tuple():
-            for item in value:
-                yield from descriptor_names(item)
+        case list() | tuple() | Mapping():
+            for item in value.values() if isinstance(value, Mapping) else value:
+                if not isinstance(item, str | int | None):  # most are, and to go into them takes its time
+                    yield from descriptor_names(item)
 
 
 def render(options: Iterable[Option], fds: Mapping[str, int | str]) -> list[str]:
