@@ -228,7 +228,7 @@ class MachinePaths(NamedTuple):
 
     @property
     def resident(self) -> str:
-        """The port of the program that waits in the guest of a fork."""
+        """The port of the program that is to wait in the guest of forks, while their template is made."""
         return join(self.run, "resident.sock")
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import select
+import threading
 from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Self
@@ -49,8 +50,13 @@ class Watch:
         self.drain()
 
     def close(self) -> None:
-        """Stop watching."""
-        self._inotify.close()
+        """Stop watching. Nobody waits for the kernel to be done with that, which takes it up to 20 ms."""
+        # fsnotify_destroy_group() waits for all who might be about to tell of a change. Whatever waits for an event
+        # does so last of all: `exec` in a fork, say, whose guest has answered long since.
+        try:
+            threading.Thread(target=self._inotify.close).start()
+        except RuntimeError:  # the interpreter is about to end, or there is no room for a thread
+            self._inotify.close()
 
     def __enter__(self) -> Self:
         return self

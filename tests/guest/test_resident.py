@@ -174,7 +174,8 @@ async def test_streamed_output_comes_as_it_is_written_and_signals_reach_the_comm
 
     def hear(data: bytes) -> None:
         said.extend(data)
-        control.signal(15)
+        if b"begun" in data:
+            control.signal(15)  # once: a shell that is sent another one in its trap begins with that anew
 
     command = "trap 'echo caught; exit 7' TERM; echo begun; while :; do sleep 0.05; done"
     result = await resident.run(["sh", "-c", command], on_stdout=hear, control=control)
@@ -216,6 +217,78 @@ async def test_who_stops_waiting_ends_the_command_and_all_it_has_started(
     assert not resident.is_open
     for pid in pids.split():
         await asyncio.to_thread(wait_ended, int(pid))
+
+
+async def waiting(program: str) -> tuple[psutil.Process, psutil.Process]:
+    """The program that the test has started, and the process of its next command, which does nothing any more."""
+    (found,) = (child for child in psutil.Process().children() if child.exe() == program)
+    (following,) = found.children()
+    async with asyncio.timeout(10):
+        while following.status() != psutil.STATUS_SLEEPING or os.getsid(following.pid) != following.pid:
+            await asyncio.sleep(0.01)
+    return found, following
+
+
+async def test_the_process_of_the_next_command_is_there_before_it(start: Callable[..., Resident], program: str) -> None:
+    resident = await ready(start)
+    for _ in range(2):
+        _, following = await waiting(program)
+        result = await resident.run(["sh", "-c", "echo $$"])
+        assert result is not None
+        assert int(result.stdout) == following.pid
+
+
+async def test_the_process_of_the_next_command_does_not_hold_the_port(
+    start: Callable[..., Resident], program: str
+) -> None:
+    await ready(start)
+    found, following = await waiting(program)
+    port = found.cmdline()[1]
+    held = [{os.readlink(file) for file in Path(f"/proc/{item.pid}/fd").iterdir()} for item in (found, following)]
+    assert [port in files for files in held] == [True, False]
+
+
+async def test_the_process_of_the_next_command_ends_with_the_program(
+    start: Callable[..., Resident], program: str
+) -> None:
+    await ready(start)
+    found, following = await waiting(program)
+    found.kill()
+    await asyncio.to_thread(wait_ended, following.pid)
+
+
+async def test_a_process_that_was_killed_before_its_command_is_told_of(
+    start: Callable[..., Resident], program: str
+) -> None:
+    resident = await ready(start)
+    _, following = await waiting(program)
+    following.kill()
+    killed = await resident.run(["cat"], stdin=b"given")
+    assert killed is not None
+    assert killed.signal == 9
+    result = await resident.run(["cat"], stdin=b"given")
+    assert result is not None
+    assert result.stdout == b"given"
+
+
+@pytest.mark.parametrize("number", range(5))
+async def test_a_signal_that_comes_with_the_command_ends_it(start: Callable[..., Resident], number: int) -> None:
+    resident = await ready(start)
+    for _ in range(number):
+        assert await resident.run(["true"]) is not None  # its process is the younger, the more there were
+    control = Control()
+    control.signal(15)
+    result = await resident.run(["sleep", "60"], control=control)
+    assert result is not None
+    assert result.signal == 15
+
+
+async def test_output_comes_before_the_end_though_both_are_told_at_once(start: Callable[..., Resident]) -> None:
+    resident = await ready(start)
+    for size in (1, 40000, 65536):
+        result = await resident.run(["head", "-c", str(size), "/dev/zero"])
+        assert result is not None
+        assert result.stdout == bytes(size)
 
 
 async def test_one_without_privileges_says_what_it_could_not_do(start: Callable[..., Resident]) -> None:

@@ -134,6 +134,14 @@ async def test_the_agent_is_asked_when_the_program_that_waits_in_the_guest_is_go
         assert await shell(fork, "cat /tmp/file") == "it"
 
 
+async def test_a_guest_has_come_to_rest_before_it_is_frozen() -> None:
+    template = await kvmctl.create_template("small", SPEC)
+    async with await template.fork() as fork:
+        addresses = await shell(fork, "ip -6 addr show eth0")
+        assert "fe80::" in addresses
+        assert "tentative" not in addresses  # else the kernel is in the middle of looking for the same one elsewhere
+
+
 async def test_a_command_that_a_reset_ends_is_told_of() -> None:
     template = await kvmctl.create_template("small", SPEC)
     async with await template.fork() as fork:
