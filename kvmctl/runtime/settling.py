@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -15,13 +17,13 @@ from kvmctl.guest.resident import Resident
 from kvmctl.guest.shell import SHELL
 from kvmctl.runtime.vm import Vm
 
-_REST_SECONDS: Final = 2.0
-"""A guest has come to rest when it has done next to nothing for so long: IPv6 waits for as much between its steps."""
+_LOOKS: Final = 8
+"""A guest has come to rest when so many looks have found next to nothing: IPv6 waits for as long between its steps."""
 _LOOK_SECONDS: Final = 0.25
-_SHARE: Final = 0.01
-"""Next to nothing: this part of a CPU at every look, which is the least that such a piece of work takes under TCG."""
-_TICKS: Final = 0.01
-"""Besides, this part of each of the guest's CPUs: twice what their timers take under TCG."""
+_SHARE: Final = 0.05
+"""Next to nothing: this part of each of its CPUs. A guest under TCG whose timers tick takes a third of that."""
+_WORK: Final = 0.025
+"""And at no look this part of a CPU more than at another, which is the least that work takes that is done once."""
 _PATIENCE: Final = 20.0
 """Seconds after which a guest that does not come to rest is frozen as it is: it may be there to be busy."""
 _AFTER_SECONDS: Final = 0.1
@@ -33,15 +35,23 @@ _CPU_CLOCK: Final = 2
 async def settle(vm: Vm) -> None:
     """Wait until the guest does next to nothing, but not for long. One that has ended is nothing to wait for."""
     loop = asyncio.get_running_loop()
-    begin = rested = before = loop.time()
+    shares: deque[float] = deque(maxlen=_LOOKS)
+    before = loop.time()
+    end = before + _PATIENCE
     with suppress(OSError):
         used_before = _used(vm.pid)
-        while before < begin + _PATIENCE and before < rested + _REST_SECONDS:
+        while before < end and not _is_rest(shares, cpus=vm.plan.cpus):
             await asyncio.sleep(_LOOK_SECONDS)  # that nothing happens is no event
             now, used = loop.time(), _used(vm.pid)
-            if used - used_before > (_SHARE + _TICKS * vm.plan.cpus) * (now - before):
-                rested = now
+            shares.append((used - used_before) / (now - before))
             before, used_before = now, used
+
+
+def _is_rest(shares: Sequence[float], *, cpus: int) -> bool:
+    """Whether the parts of a CPU that a guest has had at its last looks are next to nothing."""
+    if len(shares) < _LOOKS:
+        return False
+    return sum(shares) < _SHARE * cpus * _LOOKS and max(shares) - min(shares) < _WORK
 
 
 async def stir(resident: Resident) -> None:
