@@ -68,9 +68,9 @@ class Session:
         """Seconds for one answer."""
         self.in_step = False
         """Whether the next line will be the answer to the next request."""
-        self.orphans: list[int] = []
+        self._orphans: list[int] = []
         """Processes that were started for somebody who did not wait for the answer. The agent forgets how they ended
-        when it is asked, and nobody else will."""
+        when it is asked, and nobody else will: that goes with the next question."""
 
     async def synchronise(self) -> None:
         """Get in step. Raises AgentError and DeadlineExceeded."""
@@ -81,7 +81,7 @@ class Session:
             await self._wire.send(_SENTINEL + _encode("guest-sync-delimited", {"id": token}))
             await self._find_answer(token)
         self.in_step = True
-        self.orphans = _find_pids(self._wire.skipped)
+        self._orphans = _find_pids(self._wire.skipped)
 
     async def _find_answer(self, token: int) -> None:
         stale = 0
@@ -112,14 +112,18 @@ class Session:
         Raises AgentError where the agent hangs up or answers nonsense, DeadlineExceeded where it does not answer.
         """
         self._begin(requests[0][0])
+        beside: list[Request] = [("guest-exec-status", {"pid": pid}) for pid in self._orphans]
+        self._orphans = []
+        asked = [*beside, *requests]
         lines = []
-        for number, (command, _) in enumerate(requests):
+        for number, (command, _) in enumerate(asked):
             async with self._answering(command, f"the guest agent did not answer {command!r}"):
                 if number == 0:
-                    await self._wire.send(b"".join(_encode(*request) for request in requests))
+                    await self._wire.send(b"".join(_encode(*request) for request in asked))
                 lines.append(await self._wire.read_line(limit=limit))
         self.in_step = True
-        return [_read_reply(line, command) for line, (command, _) in zip(lines, requests, strict=True)]
+        replies = [_read_reply(line, command) for line, (command, _) in zip(lines, asked, strict=True)]
+        return replies[len(beside) :]
 
     def _begin(self, command: str) -> None:
         if not self.in_step:

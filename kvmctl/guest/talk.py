@@ -102,9 +102,6 @@ class Turns:
         if self._session is None:
             self._take(await self._open())
         assert self._session is not None  # noqa: S101  # just taken
-        if orphans := self._session.orphans:
-            self._session.orphans = []
-            await self._session.execute_all([("guest-exec-status", {"pid": pid}) for pid in orphans])
         return self._session
 
     def _take(self, session: Session) -> None:
