@@ -53,8 +53,6 @@ if TYPE_CHECKING:
     from kvmctl.errors import WaitFailed as WaitFailed
     from kvmctl.guest.agent import Agent as Agent
     from kvmctl.guest.agent import AgentInfo as AgentInfo
-    from kvmctl.guest.blocking import CommandInterrupted as CommandInterrupted
-    from kvmctl.guest.blocking import CommandSignals as CommandSignals
     from kvmctl.guest.copy import Copied as Copied
     from kvmctl.guest.info import GuestFileSystem as GuestFileSystem
     from kvmctl.guest.info import GuestInfo as GuestInfo
@@ -62,6 +60,8 @@ if TYPE_CHECKING:
     from kvmctl.guest.info import GuestOs as GuestOs
     from kvmctl.guest.info import GuestUser as GuestUser
     from kvmctl.guest.init.session import Terminal as Terminal
+    from kvmctl.guest.poll import CommandInterrupted as CommandInterrupted
+    from kvmctl.guest.poll import CommandSignals as CommandSignals
     from kvmctl.guest.run import Control as Control
     from kvmctl.guest.run import ExecResult as ExecResult
     from kvmctl.guest.ssh import Login as Login
@@ -236,8 +236,8 @@ _HOME = {
     "GuestOs": "kvmctl.guest.info",
     "GuestUser": "kvmctl.guest.info",
     "Terminal": "kvmctl.guest.init.session",
-    "CommandInterrupted": "kvmctl.guest.blocking",
-    "CommandSignals": "kvmctl.guest.blocking",
+    "CommandInterrupted": "kvmctl.guest.poll",
+    "CommandSignals": "kvmctl.guest.poll",
     "Control": "kvmctl.guest.run",
     "ExecResult": "kvmctl.guest.run",
     "Login": "kvmctl.guest.ssh",

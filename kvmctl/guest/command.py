@@ -10,9 +10,8 @@ from kvmctl.errors import AgentError
 from kvmctl.guest.reply import take, take_bytes
 from kvmctl.guest.session import REPLY_MAX, Request
 from kvmctl.guest.talk import Talk
+from kvmctl.guest.words import check_command
 
-STDIN_MAX: Final = 32 << 20
-"""Bytes of input a command can be given: it goes in one request, and the agent's parser takes 64 MiB."""
 _OUTPUT_MAX: Final = 48 << 20
 """Bytes of a reply with output: the agent cuts stdout and stderr at 16 MiB each, and base64 makes 4 of 3."""
 
@@ -80,26 +79,5 @@ async def run_captured(turn: Talk, argv: Sequence[str], *, stdin: bytes = b"") -
     return end
 
 
-def check_command(argv: Sequence[str], *, stdin: bytes | bytearray = b"") -> None:
-    """Raises AgentError for a command that no agent could be given."""
-    if isinstance(argv, str):  # which is a sequence of words of one letter
-        raise AgentError(f"{argv!r} is one word, and a command is a list of them", hint=f'["sh", "-c", {argv!r}]')
-    if not argv or not argv[0]:
-        raise AgentError("no command was given")
-    for word in argv:
-        if "\0" in word or not _is_unicode(word):
-            raise AgentError(f"{word!r} can't be a word of a command: it must be UTF-8 and have no zero bytes")
-    if len(stdin) > STDIN_MAX:
-        raise AgentError(f"{len(stdin)} bytes of input are more than the {STDIN_MAX} a command can be given")
-
-
 def _is_set(reply: object, key: str) -> bool:
     return take(reply, key, bool, default=False)
-
-
-def _is_unicode(word: str) -> bool:
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -24,8 +24,8 @@ from kvmctl.guest.farend import FarEnd
 from kvmctl.guest.pack import open_member
 from kvmctl.guest.port import Connect, Port
 from kvmctl.guest.progress import OnProgress, Progress
-from kvmctl.guest.spool import make_mark
 from kvmctl.guest.turn import Turn
+from kvmctl.guest.words import make_mark
 from kvmctl.plan.model import TRANSFER_PORT
 
 Through: TypeAlias = Literal["port", "agent"]

@@ -17,12 +17,13 @@ from typing import Any, Final, TypeAlias
 from kvmctl.errors import AgentError, DeadlineExceeded, KvmctlError
 from kvmctl.guest.agent import Agent
 from kvmctl.guest.beside import beside
-from kvmctl.guest.command import End, check_command, find_end, run_captured, start_command
+from kvmctl.guest.command import End, find_end, run_captured, start_command
 from kvmctl.guest.feed import Feed
 from kvmctl.guest.files import open_file
 from kvmctl.guest.shell import END, SHELL, Setting, become
-from kvmctl.guest.spool import GOODBYE, Streamed, make_mark
+from kvmctl.guest.spool import GOODBYE, Streamed
 from kvmctl.guest.turn import Turn
+from kvmctl.guest.words import check_command, make_mark
 
 OnOutput: TypeAlias = Callable[[bytes], None]
 """Takes output as it comes, in pieces of any size."""

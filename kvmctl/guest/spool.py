@@ -16,7 +16,6 @@ Coroutines that await nothing but a `Talk`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -36,11 +35,6 @@ _READY: Final = ".ready"
 """The file that is there when the command's shell has the others open."""
 _QUICK: Final = 8
 """Looks within which the guest is not to be kept from a command by what comes after it."""
-
-
-def make_mark() -> str:
-    """A name that nothing else in the guest has."""
-    return f"kvmctl-{os.urandom(16).hex()}"
 
 
 class Stream:

@@ -20,10 +20,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from kvmctl.errors import HostError, KvmctlError
-from kvmctl.guest.command import check_command
 from kvmctl.guest.run import Control, ExecResult, OnOutput, Sink
 from kvmctl.guest.shell import Setting, become
 from kvmctl.guest.ssh import Login, find_ssh_failure, ssh_command
+from kvmctl.guest.words import check_command
 
 _CHUNK: Final = 65536
 _NOISE_MAX: Final = 65536

@@ -1,19 +1,18 @@
 """The second half of a plain ``kvmctl fork``, while its QEMU comes up: `kvmctl.runtime.raising` without asyncio.
 
-What is said to the program in the guest is the same code; its coroutines are run as in `kvmctl.guest.blocking`.
+What is said to the program in the guest is the same code; its coroutines are run as in `kvmctl.guest.poll`.
 """
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import ExitStack, closing
 from typing import Any
 
 from kvmctl.guest import messages
-from kvmctl.guest.blocking import BlockingWire, CommandSignals, go
+from kvmctl.guest.poll import BlockingWire, CommandSignals, OwnLine, go
 from kvmctl.guest.received import TimeIsUp
-from kvmctl.plan.model import RESIDENT
+from kvmctl.plan.paths import RESIDENT
 from kvmctl.runtime.begin import START_SECONDS, Beginning
 from kvmctl.runtime.exchange import Exchange
 from kvmctl.runtime.forking import note_forked, renewal
@@ -56,7 +55,7 @@ class _Resident:
 
     def __init__(self, beginning: Beginning) -> None:
         self._signals = CommandSignals()
-        line = _Line(beginning.child.ends[RESIDENT].dup())
+        line = OwnLine(beginning.child.ends[RESIDENT].dup())
         self._wire = BlockingWire(line, self._signals).within(START_SECONDS)
 
     def send_renewal(self) -> None:
@@ -78,19 +77,3 @@ class _Resident:
         """Hang up: the program ends when it has nothing to do."""
         self._wire.close()
         self._signals.close()
-
-
-class _Line:
-    """A connected socket that is ours alone."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        connection.settimeout(0)
-        self._connection = connection
-        self.reader = self.writer = connection.fileno()
-
-    def wait_for_turn(self, wait: Callable[[int], None]) -> None:
-        """There is nobody else."""
-
-    def close(self) -> None:
-        """Hang up."""
-        self._connection.close()

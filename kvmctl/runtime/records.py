@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 from kvmctl.errors import Busy, DeadlineExceeded
-from kvmctl.guest.spool import make_mark
+from kvmctl.guest.words import make_mark
 from kvmctl.image import ofd
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime import files

@@ -16,13 +16,14 @@ import pytest
 
 from kvmctl.errors import AgentError, DeadlineExceeded
 from kvmctl.guest.agent import Agent, Connect
-from kvmctl.guest.blocking import BlockingTurn, CommandInterrupted, CommandSignals, go, run_streamed
+from kvmctl.guest.blocking import BlockingTurn, run_streamed
 from kvmctl.guest.command import End
+from kvmctl.guest.poll import CommandInterrupted, CommandSignals, go
 from kvmctl.guest.run import run
 from kvmctl.guest.session import Session
-from kvmctl.guest.spool import make_mark
 from kvmctl.guest.turn import Turn
 from kvmctl.guest.wire import SocketLine
+from kvmctl.guest.words import make_mark
 from kvmctl.testing.fakeagent import Channel, FakeAgent, after_sync, hang_up, obey, silent
 
 from .local_agent import LocalCommands
