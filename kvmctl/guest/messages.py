@@ -6,8 +6,9 @@ neighbours in guest.
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import Final, Protocol
@@ -22,6 +23,8 @@ HEAD: Final = struct.Struct("<II")
 """The beginning of a message: its kind, and how many bytes follow. Of a command: what is wanted, and its words."""
 NUMBER: Final = struct.Struct("<I")
 """A message that is a number."""
+_STREAMED: Final = 1
+_TOKEN_BYTES: Final = 8
 
 
 class Kind(IntEnum):
@@ -30,6 +33,7 @@ class Kind(IntEnum):
     RENEW = 1
     RUN = 2
     SIGNAL = 3
+    HELLO = 4
     READY = 16
     STDOUT = 17
     STDERR = 18
@@ -72,6 +76,19 @@ async def expect(wire: Wire, wanted: Kind) -> bytes:
     return data
 
 
+async def greet(wire: Wire) -> None:
+    """Wait until the program waits for us, whatever it may have said to whom it was connected with before.
+
+    Raises EOFError, OSError.
+    """
+    token = os.urandom(_TOKEN_BYTES)
+    await send(wire, Kind.HELLO, token)
+    wanted = HEAD.pack(Kind.READY, len(token)) + token
+    heard = b""
+    while heard != wanted:
+        heard = heard[1 - len(wanted) :] + await wire.read_exactly(1 if heard else len(wanted))
+
+
 async def send_renewal(wire: Wire, renewal: Renewal) -> None:
     """Tell the program to renew the guest, were it before that runs. Raises OSError."""
     await send(wire, Kind.RENEW, renewal.dumps())
@@ -83,6 +100,54 @@ async def wait_renewed(wire: Wire) -> None:
     if number:
         what = ERRORS.get(number, f"failed with {number}")
         raise AgentError(f"the program that renews the guest {what}")
+
+
+def dumps_command(argv: Sequence[str], stdin: bytes = b"", *, is_streamed: bool) -> bytes | None:
+    """The message that has `argv` run, with all of its input; None where it is too long for one.
+
+    Of a streamed command nobody waits for what others go on writing once it has ended.
+    """
+    words = b"".join(word.encode() + b"\0" for word in argv)
+    message = HEAD.pack(_STREAMED if is_streamed else 0, len(argv)) + words + stdin
+    return message if len(message) <= MESSAGE_MAX else None
+
+
+class Command:
+    """A command that the program runs, as far as it has been told of."""
+
+    def __init__(self, puts: Sequence[Callable[[bytes], None]]) -> None:
+        """`puts` take its output, and what it complains of."""
+        self._puts = dict(zip((Kind.STDOUT, Kind.STDERR), puts, strict=True))
+        self._status: int | None = None
+        self._is_run = True
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has; its output may go on."""
+        return self._status is not None
+
+    def take(self, kind: Kind, data: bytes) -> bool:
+        """Take a message in; whether it was the last one. Raises AgentError for one that is none of a command's."""
+        match kind:
+            case Kind.STDOUT | Kind.STDERR:
+                self._puts[kind](data)
+            case Kind.EXITED:
+                (self._status,) = NUMBER.unpack(data)
+            case Kind.FAILED:
+                self._is_run = False
+                return True
+            case Kind.END if self._status is not None:
+                return True
+            case _:
+                raise AgentError(f"the program in the guest says {kind.name} in the middle of a command")
+        return False
+
+    def end(self) -> tuple[int, int | None] | None:
+        """Its exit code, and the signal that ended it: the code is 128 and that then. None where it was not run."""
+        if not self._is_run or self._status is None:
+            return None
+        code = os.waitstatus_to_exitcode(self._status)
+        return (128 - code, -code) if code < 0 else (code, None)
 
 
 @contextmanager

@@ -20,10 +20,14 @@ import psutil
 import pytest
 
 from kvmctl.errors import AgentError
+from kvmctl.guest import messages
 from kvmctl.guest.messages import MESSAGE_MAX, Kind
+from kvmctl.guest.poll import CommandInterrupted, CommandSignals, OwnLine
 from kvmctl.guest.renewal import SEED_BYTES, Renewal
 from kvmctl.guest.resident import PROGRAM, Resident
+from kvmctl.guest.residentrun import ResidentPort
 from kvmctl.guest.run import Control
+from kvmctl.guest.wire import Wire
 
 pytestmark = pytest.mark.skipif(
     os.uname().machine != "x86_64" or not hasattr(os, "pidfd_open"), reason="the program is for x86-64 and Linux 5.3"
@@ -96,6 +100,14 @@ def start(program: str) -> Iterator[Callable[..., Resident]]:
     yield begin
     for port in ports:
         port.close()
+
+
+@pytest.fixture
+def port(program: str) -> Iterator[Port]:
+    """The program's port."""
+    port = Port(program)
+    yield port
+    port.close()
 
 
 def wait_ended(pid: int) -> None:
@@ -318,3 +330,141 @@ async def test_nonsense_of_a_guest_is_told_from_an_answer(said: bytes) -> None:
         theirs.sendall(said)
         with pytest.raises(AgentError):
             await Resident(ours).wait_ready()
+
+
+# -- somebody new at the port
+
+
+async def begin(wire: Wire, *argv: str) -> bytes:
+    """Have a streamed command run, and give what it says first."""
+    request = messages.dumps_command(argv, is_streamed=True)
+    assert request is not None
+    await messages.send(wire, Kind.RUN, request)
+    kind, said = await messages.receive(wire)
+    assert kind is Kind.STDOUT
+    return said
+
+
+async def test_who_is_new_ends_what_runs_for_somebody_who_is_gone(port: Port) -> None:
+    wire = Wire(port.ours)
+    await messages.expect(wire, Kind.READY)
+    said = await begin(wire, "sh", "-c", "trap '' TERM; echo $$; while :; do echo busy; done")
+    pid = int(said.split()[0])
+    await messages.greet(wire)  # past whatever it has still said to the other
+    wait_ended(pid)
+    assert await begin(wire, "echo", "ours") == b"ours\n"
+
+
+async def test_who_is_new_is_greeted_though_nobody_was_seen_to_go(port: Port) -> None:
+    wire = Wire(port.ours)
+    await messages.expect(wire, Kind.READY)
+    await messages.greet(wire)
+    await messages.greet(wire)
+    assert await begin(wire, "echo", "ours") == b"ours\n"
+
+
+# -- the edge without asyncio
+
+
+class Journal:
+    """What tells of the loss of the program."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        self.is_watched = threading.Event()
+        self._has_come = False
+
+    def watch(self) -> Journal:
+        self.is_watched.set()
+        return self
+
+    def has_come(self) -> bool:
+        return self._has_come
+
+    def fileno(self) -> int:
+        return self._read
+
+    def drain(self) -> None:
+        os.read(self._read, 1)
+
+    def tell(self, *, is_loss: bool) -> None:
+        self._has_come = is_loss
+        os.write(self._write, b"!")
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
+
+
+class Waiting:
+    """A command that is waited for in a thread."""
+
+    def __init__(self, port: Port) -> None:
+        self.out, self.err = bytearray(), bytearray()
+        self.came = asyncio.Event()
+        self.signals = CommandSignals()
+        self.journal = Journal()
+        self._port = ResidentPort(OwnLine(port.ours), self.signals, self.journal)
+        self._set = asyncio.get_running_loop().call_soon_threadsafe
+
+    def is_ready(self, patience: float = 10.0) -> bool:
+        return self._port.is_ready(patience=patience)
+
+    async def run(self, *argv: str) -> int | None:
+        assert self.is_ready()
+        with self.signals:
+            try:
+                return await asyncio.to_thread(self._port.run, argv, puts=(self._take, self.err.extend))
+            finally:
+                self._port.close()
+
+    def _take(self, data: bytes) -> None:
+        self.out.extend(data)
+        self._set(self.came.set)
+
+
+async def test_it_blocks_until_the_end_and_has_all_of_the_output(port: Port) -> None:
+    client = Waiting(port)
+    assert await client.run("sh", "-c", "seq 1 50000; echo no >&2; exit 3") == 3
+    assert client.out.decode() == "".join(f"{number}\n" for number in range(1, 50001))
+    assert client.err == b"no\n"
+
+
+async def test_what_can_not_be_run_was_not_started(port: Port) -> None:
+    assert await Waiting(port).run("no-such-command") is None
+
+
+async def test_a_forwarded_signal_is_the_commands_and_a_last_one_ends_the_waiting(port: Port) -> None:
+    client = Waiting(port)
+    running = asyncio.ensure_future(
+        client.run("sh", "-c", "trap 'echo heard' INT; echo ready; while :; do sleep 0.1; done")
+    )
+    await client.came.wait()
+    client.came.clear()
+    client.signals.forward(2)
+    await client.came.wait()
+    assert client.out == b"ready\nheard\n"
+    client.signals.end(15)
+    with pytest.raises(CommandInterrupted):
+        await running
+
+
+async def test_the_loss_of_the_program_is_an_error_and_other_news_are_none(port: Port) -> None:
+    client = Waiting(port)
+    running = asyncio.ensure_future(client.run("sh", "-c", "echo ready; exec sleep 4715"))
+    assert await asyncio.to_thread(client.journal.is_watched.wait, 10)
+    client.journal.tell(is_loss=False)
+    client.journal.tell(is_loss=True)
+    with pytest.raises(AgentError, match="the connection to the program in the guest is broken"):
+        await running
+
+
+def test_a_program_that_says_nothing_is_not_waited_for() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, CommandSignals() as signals:
+        port = ResidentPort(OwnLine(ours), signals, Journal())
+        assert not port.is_ready(patience=0.1)
+        theirs.sendall(b"nonsense" * 8)
+        assert not port.is_ready(patience=0.1)
+        theirs.close()
+        assert not port.is_ready(patience=10)

@@ -1,11 +1,12 @@
-"""A program that waits in a frozen guest, and renews each fork, and runs its first commands, as soon as that wakes up.
+"""A program that waits in the guest: it runs commands at once and, where that was frozen, renews each of its forks.
 
 The guest agent can do both, and is slow at it: it has an event loop to wake up, JSON to read, a copy of itself to make
 for each command, and is to be asked again and again whether that has ended. Under TCG, where every instruction is
-translated anew in every fork, that takes ten times as long as what it is asked for. So a program of two kilobytes is
-put into the guest before it is frozen, where it waits at a virtio port of its own. It ends when nobody is connected to
-that any more; and whatever it can't do, the agent is asked for. Its source is the assembly beside this file, assembled
-by ``scripts/build-renew``, which tells of the messages.
+translated anew in every fork, that takes ten times as long as what it is asked for. So a program of two kilobytes waits
+at a virtio port of its own. It is put into a guest before that is frozen, and ends when nobody is connected any more;
+or the guest has it and starts it, as kvmctl's small Linux does, and it stays for whoever is next. Whatever it can't do,
+the agent is asked for. Its source is the assembly beside this file, which tells of the messages; it is assembled by
+``scripts/build-renew``.
 
 May import errors, and its neighbours in guest.
 """
@@ -13,7 +14,6 @@ May import errors, and its neighbours in guest.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
@@ -23,8 +23,8 @@ from typing import Final
 from kvmctl.errors import AgentError
 from kvmctl.guest import messages
 from kvmctl.guest.beside import beside
-from kvmctl.guest.command import check_command, find_end, start_command
-from kvmctl.guest.messages import HEAD, MESSAGE_MAX, NUMBER, Kind
+from kvmctl.guest.command import find_end, start_command
+from kvmctl.guest.messages import NUMBER, Command, Kind
 from kvmctl.guest.renew import put_program
 from kvmctl.guest.renewal import Renewal
 from kvmctl.guest.run import Control, ExecResult, OnOutput, Sink
@@ -32,6 +32,7 @@ from kvmctl.guest.session import PATIENCE
 from kvmctl.guest.shell import SHELL, Setting, become
 from kvmctl.guest.turn import Turn
 from kvmctl.guest.wire import Wire
+from kvmctl.guest.words import check_command
 
 PROGRAM: Final = str(Path(__file__).with_name("resident.bin"))
 """Path of the program's bytes."""
@@ -50,7 +51,8 @@ fi
 exec "$1" "$port"
 """
 """Becomes the program ``$1`` at the port ``$2``."""
-_STREAMED: Final = 1
+_START_SECONDS: Final = 3.0
+"""Seconds for a guest that starts it to do so: it may be no further than its agent."""
 _HELD_SECONDS: Final = 3.0
 """Seconds that output goes on after its command has ended before it is said that somebody else holds it."""
 
@@ -76,6 +78,11 @@ class Resident:
         """Wait until it says that it waits."""
         async with self._exchange():
             await messages.expect(self._wire, Kind.READY)
+
+    async def greet(self) -> None:
+        """Wait until it waits for us, whatever it may have told others."""
+        async with self._exchange():
+            await messages.greet(self._wire)
 
     async def send_renewal(self, renewal: Renewal) -> None:
         """Tell it to renew the guest, were it before that runs."""
@@ -107,20 +114,23 @@ class Resident:
         check_command(argv, stdin=stdin)
         setting.check()
         is_streamed = bool(on_stdout or on_stderr or control)
-        request = _dumps_command(become(argv, setting) if setting else argv, stdin, is_streamed=is_streamed)
-        if len(request) > MESSAGE_MAX or not self.is_free:
+        request = messages.dumps_command(become(argv, setting) if setting else argv, stdin, is_streamed=is_streamed)
+        if request is None or not self.is_free:
             return None
-        command = _Command(Sink(on_stdout), Sink(on_stderr), is_streamed=is_streamed)
+        sinks = Sink(on_stdout), Sink(on_stderr)
+        command = Command([sink.put for sink in sinks])
         async with self._exchange():
             await messages.send(self._wire, Kind.RUN, request)
             async with beside(self._deliver(control)) if control is not None else nullcontext():
-                while not command.take(*await self._receive_of(command)):
+                while not command.take(*await self._receive(can_be_held=command.has_ended and not is_streamed)):
                     pass
-        return command.result()
+        end = command.end()
+        truncated = any(sink.truncated for sink in sinks)
+        return end and ExecResult(*end, sinks[0].kept, sinks[1].kept, truncated)
 
-    async def _receive_of(self, command: _Command) -> tuple[Kind, bytes]:
+    async def _receive(self, *, can_be_held: bool) -> tuple[Kind, bytes]:
         try:
-            async with asyncio.timeout(_HELD_SECONDS if command.is_held else None) as scope:
+            async with asyncio.timeout(_HELD_SECONDS if can_be_held else None) as scope:
                 return await messages.receive(self._wire)
         except TimeoutError:
             if not scope.expired():
@@ -157,50 +167,21 @@ class Resident:
             self._wire.close()
 
 
-class _Command:
-    """A command as far as it has been told of."""
-
-    def __init__(self, stdout: Sink, stderr: Sink, *, is_streamed: bool) -> None:
-        self._sinks: dict[Kind, Sink] = {Kind.STDOUT: stdout, Kind.STDERR: stderr}
-        self._is_streamed = is_streamed
-        self._status: int | None = None
-        self._is_run = True
-
-    @property
-    def is_held(self) -> bool:
-        """Whether it has ended, and its output is waited for all the same."""
-        return self._status is not None and not self._is_streamed
-
-    def take(self, kind: Kind, data: bytes) -> bool:
-        """Take a message in; whether it was the last one. Raises AgentError for one that is none of a command's."""
-        match kind:
-            case Kind.STDOUT | Kind.STDERR:
-                self._sinks[kind].put(data)
-            case Kind.EXITED:
-                (self._status,) = NUMBER.unpack(data)
-            case Kind.FAILED:
-                self._is_run = False
-                return True
-            case Kind.END if self._status is not None:
-                return True
-            case _:
-                raise AgentError(f"the program in the guest says {kind.name} in the middle of a command")
-        return False
-
-    def result(self) -> ExecResult | None:
-        """What became of it; None where it could not be run."""
-        if not self._is_run or self._status is None:
-            return None
-        code = os.waitstatus_to_exitcode(self._status)
-        signal = -code if code < 0 else None
-        stdout, stderr = self._sinks.values()
-        truncated = stdout.truncated or stderr.truncated
-        return ExecResult(128 + signal if signal else code, signal, stdout.kept, stderr.kept, truncated)
-
-
-def _dumps_command(argv: Sequence[str], stdin: bytes, *, is_streamed: bool) -> bytes:
-    words = b"".join(word.encode() + b"\0" for word in argv)
-    return HEAD.pack(_STREAMED if is_streamed else 0, len(argv)) + words + stdin
+async def find(connect: Callable[[], socket.socket], *, renewal: Renewal) -> Resident | None:
+    """The program, where the guest has started it itself, tried once with `renewal`; None where it does not say so."""
+    resident = Resident(connect())
+    try:
+        with suppress(AgentError, TimeoutError):
+            async with asyncio.timeout(_START_SECONDS):
+                await resident.greet()
+            async with asyncio.timeout(PATIENCE):
+                await _prove(resident, renewal)
+            return resident
+    except BaseException:
+        resident.close()
+        raise
+    resident.close()
+    return None
 
 
 async def install(
@@ -235,9 +216,14 @@ async def _try(turn: Turn, resident: Resident, command: Sequence[str], renewal: 
                 await resident.wait_ready()
         finally:
             turn.give_back()  # it may have been asked something that was not waited for
-        await resident.send_renewal(renewal)
-        await resident.wait_renewed()
-        await resident.run([SHELL, "-c", ":"])  # what commands need is in the guest's memory, then
+        await _prove(resident, renewal)
+
+
+async def _prove(resident: Resident, renewal: Renewal) -> None:
+    """Have it do all that it can. Raises AgentError."""
+    await resident.send_renewal(renewal)
+    await resident.wait_renewed()
+    await resident.run([SHELL, "-c", ":"])  # what commands need is in the guest's memory, then
 
 
 async def _watch(turn: Turn, pid: int) -> None:

@@ -1,5 +1,6 @@
 # A program for x86-64 Linux guests that waits in a frozen guest, to do in every fork of it, at once, what the guest agent
-# takes long for when it has just woken up. It is told on a virtio port, whose device is its only argument, what to do:
+# takes long for when it has just woken up; and in other guests, which start it. It is told on a virtio port, whose device
+# is its first argument, what to do:
 #
 #     long kind, long size, the bytes
 #
@@ -10,16 +11,19 @@
 #             char words[]            each with a zero behind it
 #             char input[]            its standard input, all of it
 #     SIGNAL  long number             to the command that runs, and what it has started
+#     HELLO   char token[8]           there is somebody new; a command that runs is somebody's who is gone, and is ended
 #
 # and tells in the same form
 #
-#     READY                           it waits: once, at first
+#     READY                           it waits: at first, and when somebody has connected again
+#     READY   char token[8]           it waits, and has heard HELLO
 #     STDOUT, STDERR                  what the command has written
 #     EXITED  long status             as wait4 has it; its output may go on
 #     END                             there is no more of it
 #     FAILED  long number             of what failed when the guest was renewed, 0 for nothing; or why no command was run
 #
 # When the other end hangs up it ends the command, and itself: whatever goes wrong there, the agent is still to be asked.
+# With a second argument, whatever it is, it stays, and waits for the next.
 # The process of the next command is there before that is asked for, with all that it takes, and waits in our memory: in a
 # fork, where whatever is done for the first time takes long, only the program is still to be executed.
 # It needs nothing of the guest: no libraries, no interpreter. A whole ELF file, written out by hand; assembled by
@@ -67,6 +71,7 @@
         .set    RENEW, 1                        # kinds of messages; Kind in __init__.py
         .set    RUN, 2
         .set    SIGNAL, 3
+        .set    HELLO, 4
         .set    READY, 16
         .set    STDOUT, 17
         .set    STDERR, 18
@@ -103,9 +108,12 @@ segment:.long   1, 7                            # PT_LOAD, readable, writable, e
 # Kept all along: %rbx is `data`, %r12 the port, %r15 the environment.
 start:  lea     data(%rip), %rbx
         mov     (%rsp), %rax
-        cmp     $2, %eax
-        jne     quit
         lea     16(%rsp,%rax,8), %r15
+        sub     $2, %eax
+        cmp     $1, %eax
+        ja      quit
+        mov     %eax, stays(%rbx)
+        mov     %rsp, top(%rbx)
         mov     $SYS_getpid, %eax
         syscall
         mov     %eax, %edi
@@ -127,9 +135,11 @@ start:  lea     data(%rip), %rbx
         syscall
         mov     %eax, seeder(%rbx)              # an error is told by who uses it
         call    prepare
+ready:  movl    $1, is_waiting(%rbx)
         mov     $READY, %esi
         xor     %edx, %edx
-        call    tell
+        call    tell                            # the kernel lets nobody write before the other end is connected
+        movl    $0, is_waiting(%rbx)
 
 next:   lea     request(%rbx), %rbp
         call    hear
@@ -138,7 +148,14 @@ next:   lea     request(%rbx), %rbp
         je      renew
         cmp     $RUN, %eax
         je      run
-        jmp     next                            # a signal that comes too late
+        cmp     $HELLO, %eax
+        jne     next                            # a signal that comes too late
+hello:  mov     request + 8(%rbx), %rax
+        mov     %rax, answer + 8(%rbx)
+        mov     $READY, %esi
+        mov     $8, %edx
+        call    tell
+        jmp     next
 
 quit:   mov     $1, %edi
         mov     $SYS_exit, %eax
@@ -258,6 +275,8 @@ wait:   lea     polls(%rbx), %rdi
         je      outputs
         lea     heard(%rbx), %rbp               # the words may not have been read yet
         call    hear
+        cmpl    $HELLO, heard(%rbx)
+        je      takeover
         cmpl    $SIGNAL, heard(%rbx)
         jne     outputs
         mov     heard + 8(%rbx), %esi
@@ -557,8 +576,14 @@ flush:  mov     %r12d, %edi
         jnz     flush
         ret
 
-goodbye:cmpl    $0, is_called(%rbx)             # one that was not ends when we do
-        je      linger
+# Who was connected is gone, which was not to be seen: somebody else was connected at once.
+takeover:
+        mov     heard + 8(%rbx), %rax
+        mov     %rax, request + 8(%rbx)
+        movl    $1, is_new(%rbx)
+goodbye:mov     top(%rbx), %rsp
+        cmpl    $0, is_called(%rbx)             # one that was not ends when we do
+        je      alone
         mov     $SIGTERM, %esi
         call    send
         lea     polls + 24(%rbx), %rdi
@@ -568,7 +593,24 @@ goodbye:cmpl    $0, is_called(%rbx)             # one that was not ends when we 
         syscall
         mov     $SIGKILL, %esi
         call    send
+        mov     polls + 8(%rbx), %edi
+        call    close
+        mov     polls + 16(%rbx), %edi
+        call    close
+        mov     polls + 24(%rbx), %edi
+        call    close
         call    collect
+        mov     stays(%rbx), %eax
+        or      is_new(%rbx), %eax
+        jz      linger
+        call    prepare
+        cmpl    $0, is_new(%rbx)
+        movl    $0, is_new(%rbx)
+        jne     hello
+alone:  cmpl    $0, stays(%rbx)
+        je      linger
+        cmpl    $0, is_waiting(%rbx)
+        je      ready                           # or there is no port any more
 
 # The agent wants to know of our end, and a guest that has just woken up has other things to do.
 linger: mov     %r12d, %edi
@@ -591,7 +633,11 @@ end:
         .set    errno, 68
         .set    is_called, 72
         .set    seeder, 76
-        .set    stack, 80 + STACK               # where it begins: it grows downwards
+        .set    stays, 80
+        .set    is_waiting, 84
+        .set    is_new, 88
+        .set    top, 96                         # of our stack
+        .set    stack, 104 + STACK              # where it begins: it grows downwards
         .set    path, stack
         .set    request, path + PATHS + 512
         .set    heard, request + 8 + MESSAGE + 8
