@@ -260,6 +260,7 @@ def _plan(machine: Machine, ctx: Context, whole: Lowered, *, verdict: Verdict) -
             acpi=machine.acpi,
             agent=machine.agent.transport if machine.agent else None,
             transfer=machine.agent is not None and machine.agent.has_transfer,
+            resident=machine.agent is not None and machine.agent.has_resident,
             balloon=machine.balloon is not None,
             vnc=machine.vnc is not None,
             display=machine.video.model_on(ctx) != "none",

@@ -15,7 +15,6 @@ from kvmctl.plan.card import Card
 from kvmctl.plan.features import Feature
 from kvmctl.plan.layers import CopyImage, SharedLock
 from kvmctl.plan.model import (
-    RESIDENT,
     CopySecret,
     FdSource,
     Input,
@@ -29,7 +28,7 @@ from kvmctl.plan.model import (
     StoreSecret,
 )
 from kvmctl.plan.option import Fd, Option, Value, jsonopt, text
-from kvmctl.plan.paths import MachinePaths
+from kvmctl.plan.paths import RESIDENT, MachinePaths
 from kvmctl.plan.placing import DISKS, PLACE, moved
 from kvmctl.plan.share import InputDirectory
 from kvmctl.plan.template_paths import TemplatePaths

@@ -22,6 +22,8 @@ FORMAT: Final = 1
 
 TRANSFER_PORT: Final = "org.kvmctl.transfer.0"
 """The name that the guest knows the port by through which files are copied."""
+RESIDENT_PORT: Final = "org.kvmctl.resident.0"
+"""The name that the guest knows the port by at which a program waits in it; see `kvmctl.guest.resident`."""
 
 
 class Listen(NamedTuple):
@@ -34,11 +36,6 @@ class Listen(NamedTuple):
 
 PRIVATE: Final = "private"
 """The pair of the private monitor, by its name in a plan."""
-
-
-RESIDENT: Final = "resident"
-"""The id of the port at which a program waits in a template's guest, and the name of what is connected to it in forks;
-see `kvmctl.guest.resident`."""
 
 
 class Pair(NamedTuple):
@@ -203,6 +200,8 @@ class Guest(NamedTuple):
     """How the agent's channel is attached: a virtio port announces that it was opened, a serial port does not."""
     transfer: bool = False
     """Whether there is a port beside it for copying files."""
+    resident: bool = False
+    """Whether there is one for the program that waits in the guest."""
     balloon: bool = False
     vnc: bool = False
     display: bool = False
@@ -255,7 +254,7 @@ class Plan(NamedTuple):
 
     def dumps(self) -> str:
         """The plan as JSON text; `loads` reads it back."""
-        return json.dumps(_encode(self), indent=1)
+        return json.dumps(_encode(self))  # not for people: indented it would take three times as long
 
     @classmethod
     def loads(cls, text: str) -> Plan:

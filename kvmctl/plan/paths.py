@@ -20,6 +20,9 @@ SUN_PATH_MAX: Final = 107
 (``<linux/un.h>``)."""
 
 
+RESIDENT: Final = "resident"
+"""The id of the port at which a program waits in the guest (see `kvmctl.guest.resident`), and the name of what is
+connected to it in forks."""
 HELPER_LOCK: Final = ".helper.lock"
 """How the names of helper programs' locks end, so that those of a plan that can't be read are found too."""
 
@@ -228,8 +231,13 @@ class MachinePaths(NamedTuple):
 
     @property
     def resident(self) -> str:
-        """The port of the program that is to wait in the guest of forks, while their template is made."""
-        return join(self.run, "resident.sock")
+        """The port of the program that waits in the guest; of one that is to be forked, while its template is made."""
+        return join(self.run, f"{RESIDENT}.sock")
+
+    @property
+    def resident_lock(self) -> str:
+        """Locked by whoever runs a command through that port."""
+        return join(self.run, f"{RESIDENT}.lock")
 
     @property
     def transfer_lock(self) -> str:

@@ -17,16 +17,14 @@ from typing import Final
 from kvmctl.errors import Problem, SpecError
 from kvmctl.plan import card
 from kvmctl.plan.layers import AddLayer
-from kvmctl.plan.model import RESIDENT, Disk, Input, Listen, Plan
+from kvmctl.plan.model import RESIDENT_PORT, Disk, Input, Listen, Plan
 from kvmctl.plan.option import Fd, Form, Option, Value, jsonopt, keyvals
-from kvmctl.plan.paths import MachinePaths
+from kvmctl.plan.paths import RESIDENT, MachinePaths
 from kvmctl.plan.share import InputDirectory
 from kvmctl.plan.template_paths import TemplatePaths
 
 GENERATION_ID: Final = "vmgenid"
 """The device that tells a guest that it was copied, and its id."""
-RESIDENT_PORT: Final = "org.kvmctl.resident.0"
-"""The name that the guest knows it by."""
 _WHY: Final = "default: forks are renewed through it, and run commands"
 _CARD: Final = "virtio-net"
 """How the names of network cards begin that have the guest announce itself to its network when it was moved.
@@ -89,7 +87,7 @@ def template_plan(plan: Plan, *, machine: MachinePaths, template: TemplatePaths,
             why="default: guests that have a driver for it are told that they were copied",
         )
         plan = plan._replace(options=(*plan.options, device))
-    return _with_resident(plan, machine) if plan.guest.transfer else plan
+    return _with_resident(plan, machine) if plan.guest.transfer and not plan.guest.resident else plan
 
 
 def _with_resident(plan: Plan, machine: MachinePaths) -> Plan:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from kvmctl.plan.paths import RESIDENT
+
 
 class Event(NamedTuple):
     """One event: `time` in seconds since the epoch, by the host's clock."""
@@ -75,6 +77,8 @@ class History(NamedTuple):
     """How it ended, if it did: what was known at the journal's last line."""
     agent_open: bool
     """The guest has the agent's channel open, as far as the channel can tell."""
+    resident_open: bool = False
+    """A program waits in the guest at a port of its own, or runs a command."""
 
 
 def parse_event(message: object) -> Event | None:
@@ -124,7 +128,8 @@ EXIT = "KVMCTL_EXIT"
 
 def derive(events: Iterable[Event]) -> History:
     """What the events of one run amount to."""
-    state, started, agent_open = State.STARTING, None, False
+    state, started = State.STARTING, None
+    ports: set[object] = set()  # that the guest has open
     end = _SILENT
     halt = State.PAUSED  # what the next STOP will have been for
     panicked = False
@@ -143,10 +148,12 @@ def derive(events: Iterable[Event]) -> History:
                 halt = State.IO_ERROR
             case "GUEST_PANICKED":
                 halt, panicked = State.PANICKED, True
-            case "VSERPORT_CHANGE" if event.data.get("id") == "agent":
-                agent_open = bool(event.data.get("open"))
+            case "VSERPORT_CHANGE" if event.data.get("open"):
+                ports.add(event.data.get("id"))
+            case "VSERPORT_CHANGE":
+                ports.discard(event.data.get("id"))
             case "RESET":
-                agent_open = False
+                ports.clear()
             case "SHUTDOWN":
                 state = halt = State.SHUTDOWN
                 end = _shutdown(event, panicked=panicked)
@@ -154,7 +161,13 @@ def derive(events: Iterable[Event]) -> History:
                 end = Exit(ExitReason.KILLED, event.time, detail=str(event.data.get("by", "")))
             case "KVMCTL_EXIT":
                 end = _exited(end, event)
-    return History(state, started, end, agent_open)
+    return History(state, started, end, agent_open="agent" in ports, resident_open=RESIDENT in ports)
+
+
+def ends_resident(event: Event) -> bool:
+    """Whether the guest has closed the port of the program that waits in it, or was restarted."""
+    is_closed = event.name == "VSERPORT_CHANGE" and event.data.get("id") == RESIDENT and not event.data.get("open")
+    return is_closed or event.name == "RESET"
 
 
 def _shutdown(event: Event, *, panicked: bool) -> Exit:

@@ -17,11 +17,10 @@ from typing import Final
 from kvmctl.errors import AgentError, NotRunning
 from kvmctl.guest.resident import Resident
 from kvmctl.guest.run import Control, ExecResult, OnOutput
-from kvmctl.plan.model import RESIDENT
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.plan.template_paths import TemplatePaths
 from kvmctl.runtime import store
-from kvmctl.runtime.events import Event
+from kvmctl.runtime.events import ends_resident
 from kvmctl.runtime.forking import begin_fork, check_free, check_room, held
 from kvmctl.runtime.journal import Journal
 from kvmctl.runtime.race import first_of
@@ -91,14 +90,14 @@ class Fork(Vm):
 
     def _find_resident(self) -> Resident | None:
         """The program that waits in the guest, if it does, and has nothing else to do."""
-        if self._resident is not None and any(map(_ends_resident, self._journal.events())):
+        if self._resident is not None and any(map(ends_resident, self._journal.events())):
             self._resident.close()
         return self._resident if self._resident is not None and self._resident.is_free else None
 
     async def _wait_resident_lost(self) -> None:
         """Wait until there can be no answer any more. Raises AgentError, NotRunning."""
         async for event in self.events():
-            if _ends_resident(event):
+            if ends_resident(event):
                 raise AgentError(f"the guest of {self.name!r} has ended the program that ran the command")
         raise NotRunning(f"machine {self.name!r} has ended")
 
@@ -115,12 +114,6 @@ class Fork(Vm):
                 await self.kill()  # nothing on its disks is for anybody
         finally:
             await super().dispose()
-
-
-def _ends_resident(event: Event) -> bool:
-    """Whether the guest has closed the port of the program that waits in it, or was restarted."""
-    is_closed = event.name == "VSERPORT_CHANGE" and event.data.get("id") == RESIDENT and not event.data.get("open")
-    return is_closed or event.name == "RESET"
 
 
 @dataclass(slots=True)

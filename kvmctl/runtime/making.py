@@ -25,10 +25,9 @@ from kvmctl.image import qemuimg
 from kvmctl.plan.captive import tie
 from kvmctl.plan.features import Feature
 from kvmctl.plan.fork import boots_kernel, fork_plan, layers
-from kvmctl.plan.model import Plan
+from kvmctl.plan.model import RESIDENT_PORT, Plan
 from kvmctl.plan.option import Form
-from kvmctl.plan.paths import Roots
-from kvmctl.plan.template import RESIDENT_PORT
+from kvmctl.plan.paths import RESIDENT, Roots
 from kvmctl.runtime import files, frozen, makers, store, template, unfinished
 from kvmctl.runtime import start as starting
 from kvmctl.runtime.decision import Making, decide, differences
@@ -164,11 +163,15 @@ async def _boot_and_freeze(making: Making, patience: float | None) -> _Renewed:
 
 async def _find_renewal(vm: Vm, turn: Turn, stack: AsyncExitStack) -> _Renewed:
     """How the guest's forks are renewed; what waits for that in the guest is connected for as long as `stack` lasts."""
-    if vm.plan.guest.transfer:
-        connect = partial(connect_unix, vm.paths.resident)
-        if found := await resident.install(turn, connect, port=RESIDENT_PORT, renewal=renewal()):
-            stack.callback(found[0].close)
-            return _Renewed(found[1], found[0])
+    connect = partial(connect_unix, vm.paths.resident)
+    given = vm.plan.guest
+    if given.resident and (waiting := await resident.find(connect, renewal=renewal())):
+        stack.callback(waiting.close)
+        return _Renewed((RESIDENT,), waiting)
+    has_port = given.transfer or given.resident
+    if has_port and (found := await resident.install(turn, connect, port=RESIDENT_PORT, renewal=renewal())):
+        stack.callback(found[0].close)
+        return _Renewed(found[1], found[0])
     return _Renewed(await install(turn, renewal()))
 
 

@@ -12,8 +12,7 @@ from kvmctl.guest.agent import Agent
 from kvmctl.guest.renew import renew
 from kvmctl.guest.resident import Resident
 from kvmctl.guest.turn import Turn
-from kvmctl.plan.model import RESIDENT
-from kvmctl.plan.paths import MachinePaths
+from kvmctl.plan.paths import RESIDENT, MachinePaths
 from kvmctl.runtime import observe
 from kvmctl.runtime.agentline import connect_agent
 from kvmctl.runtime.begin import Beginning

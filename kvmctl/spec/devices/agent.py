@@ -6,8 +6,9 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
-from kvmctl.plan.model import TRANSFER_PORT, Listen, MakeFifos
+from kvmctl.plan.model import RESIDENT_PORT, TRANSFER_PORT, Listen, MakeFifos
 from kvmctl.plan.option import Value, keyvals
+from kvmctl.plan.paths import RESIDENT
 from kvmctl.spec.context import At, Context, Lowered, Part, Seat
 from kvmctl.spec.devices import controllers
 from kvmctl.spec.devices.device import Device
@@ -34,10 +35,21 @@ class Agent(Device):
         "fast; not with 'serial'.",
     )
 
+    resident: Bool = Field(
+        default=False,
+        description="A port beside these for the resident, a small program of kvmctl's own, in guests that start it. "
+        "It has a command run sooner than the agent does, and passes on its output as it comes; not with 'serial'.",
+    )
+
     @property
     def has_transfer(self) -> bool:
         """Whether files have a port of their own."""
         return self.transfer and self.transport == "virtio"
+
+    @property
+    def has_resident(self) -> bool:
+        """Whether the resident has a port."""
+        return self.resident and self.transport == "virtio"
 
     def lower(self, ctx: Context, at: At) -> Lowered:
         """The stream, and the port it is attached to."""
@@ -55,7 +67,11 @@ class Agent(Device):
             shared=(controllers.channels(ctx, at),),
             parts=(Part(Seat.CHANNEL_PORT, port, at.key, at.why, on="channels"),),
         )
-        return agent + _transfer(ctx, at) if self.has_transfer else agent
+        if self.has_transfer:
+            agent += _beside(at, "transfer", ctx.paths.transfer, name=TRANSFER_PORT, what="files are copied through it")
+        if self.has_resident:
+            agent += _beside(at, RESIDENT, ctx.paths.resident, name=RESIDENT_PORT, what="commands are run through it")
+        return agent
 
 
 def _serial(ctx: Context, at: At, body: dict[str, Value]) -> Lowered:
@@ -67,12 +83,12 @@ def _serial(ctx: Context, at: At, body: dict[str, Value]) -> Lowered:
     )
 
 
-def _transfer(ctx: Context, at: At) -> Lowered:
-    """The port that files are copied through, and its stream."""
-    why = f"{at.why}: files are copied through it"
-    body = {"driver": "virtserialport", "id": "transfer", "chardev": "transfer", "name": TRANSFER_PORT}
+def _beside(at: At, device: str, path: str, *, name: str, what: str) -> Lowered:
+    """A port of our own beside the agent's, which the guest knows by `name`, and its stream at the socket `path`."""
+    why = f"{at.why}: {what}"
+    body = {"driver": "virtserialport", "id": device, "chardev": device, "name": name}
     return Lowered(
-        options=(listening("transfer", fd="transfer", log=None, why=why),),
-        fds=(Listen("transfer", ctx.paths.transfer),),
+        options=(listening(device, fd=device, log=None, why=why),),
+        fds=(Listen(device, path),),
         parts=(Part(Seat.CHANNEL_PORT, body, at.key, why, on="channels"),),
     )
