@@ -56,6 +56,7 @@ LAZY = {
     "kvmctl/cli/starting.py",
     "kvmctl/runtime/deferred.py",
     "kvmctl/runtime/detached.py",
+    "kvmctl/runtime/quickexec.py",
     "kvmctl/runtime/quickfork.py",
     "kvmctl/testing/__init__.py",
     "kvmctl/testing/plugin.py",

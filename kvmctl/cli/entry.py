@@ -14,6 +14,8 @@ from importlib import import_module
 
 COMPLETE_VAR = "_KVMCTL_COMPLETE"
 """The environment variable by which a shell's completion script asks for completions."""
+_RARELY = 100_000
+"""Objects after which garbage is looked for. Of what is imported nothing is, and to look takes a tenth of the time."""
 
 
 def _exec(words: list[str]) -> None:
@@ -26,16 +28,15 @@ def _exec(words: list[str]) -> None:
 
 def _fork(words: list[str]) -> None:
     """Start a fork, quickly where it is asked for plainly, and the template as most are."""
-    gc.disable()  # nothing of what is imported is garbage, and to look for it takes a tenth of the time
     forking = import_module("kvmctl.cli.forking")
     if (plain := forking.find_plain(words)) is not None and forking.main(*plain):
         return
-    gc.enable()
     import_module("kvmctl.cli.main").main()
 
 
 def main() -> None:
     """Run this process's command line and exit with its status."""
+    gc.set_threshold(_RARELY)
     try:
         match sys.argv[1:]:
             case ["start", machine] if not machine.startswith("-") and COMPLETE_VAR not in os.environ:

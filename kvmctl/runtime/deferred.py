@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kvmctl.runtime.helpers import RunningHelper
     from kvmctl.runtime.neighbours import Neighbour
     from kvmctl.runtime.process import Process
+    from kvmctl.runtime.watch import Watch
     from kvmctl.verdict import Verdict
 
 
@@ -250,6 +251,12 @@ async def trim(agent: Agent, *, minimum: int) -> list[Trimmed]:
 def watch_lock(path: str) -> INotify:
     """`kvmctl.runtime.agentline.watch_lock`."""
     watch: INotify = import_module("kvmctl.runtime.agentline").watch_lock(path)
+    return watch
+
+
+def watch_journal(paths: MachinePaths) -> Watch:
+    """`kvmctl.runtime.watch.Watch` of the machine's journal."""
+    watch: Watch = import_module("kvmctl.runtime.watch").Watch(paths.journal)
     return watch
 
 

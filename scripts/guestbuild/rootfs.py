@@ -1,4 +1,4 @@
-"""What is in the small guest: busybox, kernel modules, the guest agent with its libraries, and five short scripts."""
+"""What is in the small guest: busybox, kernel modules, the guest agent with its libraries, and what is our own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from posixpath import basename
 
 from kvmctl.errors import AptError
+from kvmctl.guest import resident
 from kvmctl.image.initramfs import modules
 from kvmctl.image.initramfs.cpio import Archive
 from kvmctl.image.initramfs.elf import interpreter, needed_libraries
@@ -111,7 +112,7 @@ def find_libraries(needed: Sequence[str], members: Iterable[Member]) -> dict[str
 
 
 def add_system(archive: Archive) -> None:
-    """The scripts, and the few files that programs expect."""
+    """The scripts, kvmctl's own program, and the few files that programs expect."""
     for name, place in {
         "init": "init",
         "udhcpc": "etc/udhcpc",
@@ -119,6 +120,7 @@ def add_system(archive: Archive) -> None:
         "shutdown": "sbin/shutdown",
     }.items():
         archive.add_file(place, (FILES / name).read_bytes(), mode=0o755)
+    archive.add_file("usr/lib/kvmctl/resident", Path(resident.PROGRAM).read_bytes(), mode=0o755)
     for directory in ("dev", "mnt", "proc", "root", "run", "sys", "var/log"):
         archive.add_directory(directory)
     for directory in ("tmp", "var/tmp"):

@@ -13,6 +13,7 @@ from kvmctl.image.packages.apt import Apt
 from kvmctl.image.packages.sources import KERNELS
 
 PARTS = ("scripts/guestbuild/rootfs.py", "scripts/guestbuild/small_linux.py", "scripts/guestbuild/files",
+         "kvmctl/guest/resident/resident.bin",
          "kvmctl/image/initramfs", "kvmctl/image/kernel", "kvmctl/image/packages")  # fmt: skip
 MODULES = "modules"
 """The kernel's modules, beside it: ``kvmctl run --host-root --kernel vmlinuz`` finds them there."""

@@ -32,22 +32,27 @@ format = "qcow2"
 size = "64MiB"
 discard = "unmap"
 """
+QUICK = SPEC.partition("[[disks]]")[0] + "[agent]\nresident = true\n"
+"""The same with the program of kvmctl's own that the guest starts where it has a port for it."""
 DATA = bytes(range(256)) * 4096
 
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Kvmctl]:
-    """A command line whose machine ``web`` is a Linux with a disk at /mnt."""
+    """A command line whose machine ``web`` is a Linux with a disk at /mnt, and ``quick`` one with a resident."""
     build = [sys.executable, ROOT / "scripts/build-guest", "-o", ROOT / "machines/images/small-linux"]
     built = subprocess.run(build, capture_output=True, text=True, check=False)
     if built.returncode:
         pytest.skip(f"the guest can't be built here: {built.stderr.strip().splitlines()[-1]}")
     with command_line_of(tmp_path_factory.mktemp("inside"), pytestconfig) as kvmctl:
         (kvmctl.directory / "web.toml").write_text(SPEC)
+        (kvmctl.directory / "quick.toml").write_text(QUICK)
         start(kvmctl, "./web.toml", "web")
+        start(kvmctl, "./quick.toml", "quick")
         kvmctl.ok("exec", "web", "--", "sh", "-c", "mke2fs /dev/vda >/dev/null && mount /dev/vda /mnt")
         yield kvmctl
-        kvmctl("kill", "web")
+        for name in ("web", "quick"):
+            kvmctl("kill", name)
 
 
 def start(kvmctl: Kvmctl, spec: str, name: str) -> None:
@@ -127,8 +132,11 @@ def test_command_runs_as_another_user_in_another_directory(here: Kvmctl) -> None
     assert here("exec", "web", "--user", "no-one", "--", "true").returncode == 126
 
 
-WAYS = pytest.mark.parametrize("options", [(), ("--via", "agent")], ids=["quickly", "with-options"])
-"""A plain command goes another way than one with options, and is to be the same in everything."""
+WAYS = pytest.mark.parametrize(
+    "way", [("web",), ("web", "--via", "agent"), ("quick",)], ids=["quickly", "with-options", "by-the-resident"]
+)
+"""A plain command goes another way than one with options, and another one where a program waits for it in the guest;
+all are to be the same in everything."""
 
 
 def test_a_plain_command_is_run_with_next_to_nothing(here: Kvmctl) -> None:
@@ -137,6 +145,44 @@ def test_a_plain_command_is_run_with_next_to_nothing(here: Kvmctl) -> None:
     assert not loaded & {"asyncio", "pydantic", "pydantic_core", "psutil", "qemu.qmp", "typer", "socket", "subprocess"}
     assert not loaded & {"dataclasses", "datetime", "hashlib", "inspect", "pathlib", "secrets", "shutil"}
     assert "kvmctl.guest.run" in here.modules("exec", "web", "--via", "agent", "--", "true")
+
+
+def test_the_resident_is_asked_with_less_than_that(here: Kvmctl) -> None:
+    loaded = here.modules("exec", "quick", "--", "true")
+    assert "kvmctl.guest.residentrun" in loaded
+    assert not loaded & {"asyncio", "pydantic", "psutil", "typer", "subprocess", "inotify_simple", "ctypes"}
+    assert not {name for name in loaded if name.startswith("kvmctl.guest.")} & {
+        f"kvmctl.guest.{name}" for name in ("agent", "command", "session", "shell", "spool", "talk")
+    }
+
+
+def test_commands_beside_one_that_the_resident_runs_are_run_all_the_same(here: Kvmctl) -> None:
+    first = here.popen(
+        "exec", "quick", "--", "sh", "-c", "mkfifo /tmp/end; echo ready; read -r word </tmp/end; rm /tmp/end"
+    )
+    expect(first, "ready\n")
+    beside = [here.popen("exec", "quick", "--", "echo", f"{number}") for number in range(8)]
+    assert [process.communicate(timeout=PATIENCE)[0] for process in beside] == [f"{number}\n" for number in range(8)]
+    guest(here, "echo >/tmp/end", "quick")
+    assert end(first) == (0, "")
+    assert "kvmctl.guest.spool" not in here.modules("exec", "quick", "--", "true")  # it is free again
+
+
+def test_a_resident_that_the_guest_ends_is_told_of_and_missed_by_nobody(here: Kvmctl) -> None:
+    (here.directory / "lone.toml").write_text(QUICK)
+    start(here, "./lone.toml", "lone")
+    talk = here.popen("exec", "lone", "--", "sh", "-c", "echo ready; sleep 1007")
+    expect(talk, "ready\n")
+    guest(
+        here,
+        "kill -9 $(ps -o pid,args | sed -n 's,^ *\\([0-9]*\\) /usr/lib/kvmctl/resident.*,\\1,p' | head -n 1)",
+        "lone",
+    )
+    code, complaint = end(talk)
+    assert code == 125
+    assert "the connection to the program in the guest is broken" in complaint
+    assert guest(here, "echo still there", "lone") == "still there\n"
+    here.ok("kill", "lone")
 
 
 def test_a_signal_that_comes_before_there_is_a_command_ends_us(here: Kvmctl) -> None:
@@ -158,109 +204,106 @@ def links(process: psutil.Process) -> list[str]:
 
 
 @WAYS
-def test_streams_and_the_exit_code_are_the_commands(here: Kvmctl, options: tuple[str, ...]) -> None:
-    done = here("exec", "web", *options, "--", "sh", "-c", "seq 1 30000; echo err >&2; exit 7")
+def test_streams_and_the_exit_code_are_the_commands(here: Kvmctl, way: tuple[str, ...]) -> None:
+    done = here("exec", *way, "--", "sh", "-c", "seq 1 30000; echo err >&2; exit 7")
     assert (done.returncode, done.stderr) == (7, "err\n")
     assert done.stdout == "".join(f"{number}\n" for number in range(1, 30001))
-    assert here("exec", "web", *options, "--", "no-such-command").returncode == 127
-    assert here("exec", "web", *options, "--", "sh", "-c", "kill -9 $$").returncode == 137
-    assert guest(here, "while ls /var/tmp /tmp /run | grep kvmctl- >&2; do sleep 0.1; done") == ""
+    assert here("exec", *way, "--", "no-such-command").returncode == 127
+    assert here("exec", *way, "--", "sh", "-c", "kill -9 $$").returncode == 137
+    assert guest(here, "while ls /var/tmp /tmp /run | grep kvmctl- >&2; do sleep 0.1; done", way[0]) == ""
 
 
 @WAYS
-def test_output_comes_as_it_is_written(here: Kvmctl, options: tuple[str, ...]) -> None:
+def test_output_comes_as_it_is_written(here: Kvmctl, way: tuple[str, ...]) -> None:
     gate = "mkfifo /tmp/gate; echo first; cat /tmp/gate; rm /tmp/gate"
-    talk = here.popen("exec", "web", *options, "--", "sh", "-c", gate)
+    talk = here.popen("exec", *way, "--", "sh", "-c", gate)
     expect(talk, "first\n")
-    guest(here, "echo second >/tmp/gate")  # beside the other, which has given the channel back
+    guest(here, "echo second >/tmp/gate", way[0])  # beside the other, which has given the channel back
     expect(talk, "second\n")
     assert end(talk) == (0, "")
 
 
 def test_a_machine_that_ends_under_a_command_is_told_of_alike(here: Kvmctl) -> None:
-    (here.directory / "gone.toml").write_text(SPEC)
     told = []
-    for options in ((), ("--via", "agent")):
+    for spec, options in ((SPEC, ()), (SPEC, ("--via", "agent")), (QUICK, ())):
+        (here.directory / "gone.toml").write_text(spec)
         start(here, "./gone.toml", "gone")
         talk = here.popen("exec", "gone", *options, "--", "sh", "-c", "echo ready; sleep 1003")
         expect(talk, "ready\n")
         here.ok("kill", "gone")
         told.append(end(talk))
-    assert told[0][0] == 125
     assert "machine 'gone' has ended" in told[0][1]
-    first, second = (complaint.splitlines() for _, complaint in told)
-    assert (told[0][0], first[0], first[2:]) == (
-        told[1][0],
-        second[0],
-        second[2:],
-    )  # between them: what was being asked
+    assert [code for code, _ in told] == [125] * 3
+    # Between the first line and the others: what was being asked.
+    first, *others = ([lines[0], *lines[2:]] for lines in (complaint.splitlines() for _, complaint in told))
+    assert others == [first] * 2
 
 
 def test_a_guest_that_is_reset_under_a_command_is_told_of_alike(here: Kvmctl) -> None:
-    (here.directory / "again.toml").write_text(SPEC)
+    (here.directory / "again.toml").write_text(QUICK)
     start(here, "./again.toml", "again")
     told = []
-    for options in ((), ("--via", "agent")):
+    for options in ((), ("--via", "agent"), ()):
         here.ok("wait", "again", "--for", "agent", "--timeout", str(PATIENCE))
         talk = here.popen("exec", "again", *options, "--", "sh", "-c", "echo ready; sleep 1004")
         expect(talk, "ready\n")
         here.ok("reset", "again")
         told.append(end(talk))
     here.ok("kill", "again")
-    assert [code for code, _ in told] == [125, 125]
+    assert [code for code, _ in told] == [125] * 3
     assert all("the guest of 'again' was restarted in the middle" in complaint for _, complaint in told)
 
 
 @WAYS
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_our_signals_are_the_commands(here: Kvmctl, number: signal.Signals, options: tuple[str, ...]) -> None:
-    asleep = here.popen("exec", "web", *options, "--", "sh", "-c", "echo ready; sleep 1001; echo never")
+def test_our_signals_are_the_commands(here: Kvmctl, number: signal.Signals, way: tuple[str, ...]) -> None:
+    asleep = here.popen("exec", *way, "--", "sh", "-c", "echo ready; sleep 1001; echo never")
     expect(asleep, "ready\n")
     asleep.send_signal(number)
     assert end(asleep) == (128 + number, "")
-    assert not is_running(here, "sleep 1001")
+    assert not is_running(here, "sleep 1001", way[0])
 
 
 @WAYS
-def test_a_second_signal_ends_a_command_that_does_not_obey(here: Kvmctl, options: tuple[str, ...]) -> None:
+def test_a_second_signal_ends_a_command_that_does_not_obey(here: Kvmctl, way: tuple[str, ...]) -> None:
     stubborn = here.popen(
-        "exec", "web", *options, "--", "sh", "-c", "trap 'echo no' INT TERM; echo ready; while :; do sleep 1.7; done"
+        "exec", *way, "--", "sh", "-c", "trap 'echo no' INT TERM; echo ready; while :; do sleep 1.7; done"
     )
     expect(stubborn, "ready\n")
     stubborn.send_signal(signal.SIGINT)
     expect(stubborn, "no\n")
     stubborn.send_signal(signal.SIGINT)
     assert end(stubborn)[0] == 130
-    assert not is_running(here, "sleep 1.7")
+    assert not is_running(here, "sleep 1.7", way[0])
 
 
 @WAYS
-def test_a_hangup_ends_the_command(here: Kvmctl, options: tuple[str, ...]) -> None:
-    asleep = here.popen("exec", "web", *options, "--", "sh", "-c", "echo ready; sleep 1005; echo never")
+def test_a_hangup_ends_the_command(here: Kvmctl, way: tuple[str, ...]) -> None:
+    asleep = here.popen("exec", *way, "--", "sh", "-c", "echo ready; sleep 1005; echo never")
     expect(asleep, "ready\n")
     asleep.send_signal(signal.SIGHUP)
     assert end(asleep) == (129, "")
-    assert not is_running(here, "sleep 1005")
+    assert not is_running(here, "sleep 1005", way[0])
 
 
 @WAYS
-def test_a_reader_that_leaves_ends_the_command(here: Kvmctl, options: tuple[str, ...]) -> None:
-    talk = here.popen("exec", "web", *options, "--", "sh", "-c", "echo ready; while sleep 0.1; do echo 1006; done")
+def test_a_reader_that_leaves_ends_the_command(here: Kvmctl, way: tuple[str, ...]) -> None:
+    talk = here.popen("exec", *way, "--", "sh", "-c", "echo ready; while sleep 0.1; do echo 1006; done")
     expect(talk, "ready\n")
     assert talk.stdout is not None
     talk.stdout.close()
     talk.wait(timeout=PATIENCE)
-    assert not is_running(here, "echo 1006")
+    assert not is_running(here, "echo 1006", way[0])
 
 
 @WAYS
-def test_what_a_killed_client_was_running_is_ended_by_the_next(here: Kvmctl, options: tuple[str, ...]) -> None:
-    asleep = here.popen("exec", "web", *options, "--", "sh", "-c", "echo ready; sleep 1002; echo never")
+def test_what_a_killed_client_was_running_is_ended_by_the_next(here: Kvmctl, way: tuple[str, ...]) -> None:
+    asleep = here.popen("exec", *way, "--", "sh", "-c", "echo ready; sleep 1002; echo never")
     expect(asleep, "ready\n")
     asleep.send_signal(signal.SIGKILL)
     end(asleep)
-    assert not is_running(here, "sleep 1002")
-    assert os.listdir(Path(here.environment["KVMCTL_RUNTIME_DIR"]) / "web/leftovers") == []
+    assert not is_running(here, "sleep 1002", way[0])
+    assert not list((Path(here.environment["KVMCTL_RUNTIME_DIR"]) / way[0] / "leftovers").glob("*"))
 
 
 # -- cp
