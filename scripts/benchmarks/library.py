@@ -14,7 +14,7 @@ from kvmctl.plan.model import Plan
 from kvmctl.runtime import prepare
 from kvmctl.spec.load import from_mapping
 
-RUNS = 30
+RUNS = 60
 
 
 def machine(directory: Path) -> kvmctl.Machine:
