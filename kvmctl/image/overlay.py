@@ -6,7 +6,7 @@ import os
 from typing import Final
 
 from kvmctl.errors import ImageMissing, StateError
-from kvmctl.image import private, qemuimg
+from kvmctl.image import qemuimg, storage
 from kvmctl.image.catalogue import load_catalogue
 from kvmctl.image.record import Image
 from kvmctl.image.store import Store
@@ -24,12 +24,12 @@ def check(step: CreateOverlay, *, catalogue: str) -> None:
     """
     image = image_of(step, catalogue=catalogue)
     size = size_of(step, image)
-    needed, free = min(size, _ROOM), private.free_bytes(step.path)
+    needed, free = min(size, _ROOM), storage.free_bytes(step.path)
     if free < needed:
         raise StateError(
             f"{step.key}: no space for the overlay of {step.image!r}: {os.path.dirname(step.path)!r} has "
-            f"{private.mebibytes(free)} free, and the disk may grow to {private.mebibytes(size)}",
-            hint=f"At least {private.mebibytes(needed)} must be free. Free some, or point KVMCTL_STATE_DIR elsewhere.",
+            f"{storage.mebibytes(free)} free, and the disk may grow to {storage.mebibytes(size)}",
+            hint=f"At least {storage.mebibytes(needed)} must be free. Free some, or point KVMCTL_STATE_DIR elsewhere.",
         )
 
 

@@ -16,8 +16,9 @@ from hashlib import sha256, sha512
 from pathlib import Path
 from typing import Any, Self
 
+from kvmctl import files
 from kvmctl.errors import StateError
-from kvmctl.image import private
+from kvmctl.image import storage
 from kvmctl.image.checksums import Digest
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -39,7 +40,7 @@ class Partial:
     _sums: dict[str, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
-        private.make_directory(os.path.dirname(self.path))
+        files.make_private_dir(os.path.dirname(self.path))
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             os.fchmod(self._file, 0o600)
@@ -48,7 +49,7 @@ class Partial:
             else:
                 self.restart()
         except OSError as error:
-            raise private.cannot("open", self.path, error) from error
+            raise files.cannot("open", self.path, error) from error
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -81,7 +82,7 @@ class Partial:
         self.validator, self.total = validator, total
         self.answers += 1
         record = {**self._kind(), "validator": validator, "total": total}
-        private.write(f"{self.path}.json", json.dumps(record).encode())
+        files.write_atomic(f"{self.path}.json", json.dumps(record).encode())
 
     def write(self, piece: bytes) -> None:
         """Append `piece`. Raises StateError."""
@@ -94,7 +95,7 @@ class Partial:
                 self.size += written
                 view = view[written:]
         except OSError as error:
-            raise private.cannot("write", self.path, error) from error
+            raise files.cannot("write", self.path, error) from error
 
     def remove(self) -> None:
         """Leave nothing of it."""
@@ -138,10 +139,10 @@ def _no_sums(expected: Digest | None) -> dict[str, Any]:
 
 def check_room(path: str, needed: int, *, name: str) -> None:
     """Raises StateError where there is less space than `needed` bytes for the file `path`."""
-    free = private.free_bytes(path)
+    free = storage.free_bytes(path)
     if needed > free:
         raise StateError(
-            f"no space for the image {name!r}: {private.mebibytes(needed)} are needed in "
-            f"{os.path.dirname(path)!r}, and {private.mebibytes(free)} are free",
+            f"no space for the image {name!r}: {storage.mebibytes(needed)} are needed in "
+            f"{os.path.dirname(path)!r}, and {storage.mebibytes(free)} are free",
             hint="Free some space, or point KVMCTL_CACHE_DIR and KVMCTL_STATE_DIR elsewhere.",
         )

@@ -19,8 +19,9 @@ from hashlib import sha256
 from typing import Final, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
+from kvmctl import files
 from kvmctl.errors import DownloadError, ImageError
-from kvmctl.image import http, private
+from kvmctl.image import http, storage
 from kvmctl.image.catalogue import CatalogueEntry
 from kvmctl.image.checksums import Digest, find_digest
 from kvmctl.image.download import download
@@ -153,7 +154,7 @@ def _expected(entry: CatalogueEntry, *, patience: float) -> Digest | None:
 def _is_current(image: Image, entry: CatalogueEntry, expected: Digest | None, store: Store) -> bool:
     """Whether the store has what the publisher has; nobody can say so of what nobody vouches for."""
     is_same = image.source == http.shown(entry.url) and expected is not None and image.vouched == str(expected)
-    return is_same and private.size_of(store.paths.blob(image.digest)) == image.stored
+    return is_same and storage.size_of(store.paths.blob(image.digest)) == image.stored
 
 
 def _fetch(
@@ -201,13 +202,13 @@ def _unpacked(path: str, unpacker: _Unpacker, *, url: str) -> Iterator[bytes]:
 @contextmanager
 def _one_pull(path: str, entry: CatalogueEntry, on_progress: Callable[[PullProgress], None]) -> Iterator[bool]:
     """Pull alone; whether somebody else had to be waited for."""
-    private.make_directory(os.path.dirname(path))
+    files.make_private_dir(os.path.dirname(path))
     has_waited = False
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise private.cannot("open", path, error) from error
+            raise files.cannot("open", path, error) from error
         try:
             if not _try_flock(descriptor):
                 has_waited = True

@@ -16,8 +16,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 
+from kvmctl import files
 from kvmctl.errors import ImageBusy, ImageError, NotFound, StateError
-from kvmctl.image import ofd, private, qcow2
+from kvmctl.image import ofd, qcow2, storage
 from kvmctl.image.record import Format, Image, Origin, check_name, missing
 from kvmctl.plan.paths import ImagePaths, is_name
 
@@ -53,7 +54,7 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise private.cannot("read", path, error) from error
+            raise files.cannot("read", path, error) from error
         except (ValueError, KeyError, TypeError) as error:
             hint = f"Remove it and get the image again: kvmctl image rm {name}"
             raise StateError(f"{path!r} is not a record of an image", detail=str(error), hint=hint) from error
@@ -103,7 +104,7 @@ class Store:
             try:
                 _write_sparsely(_counted(pieces, digest.update, on_progress), descriptor)
             except OSError as error:
-                raise private.cannot("write", path, error) from error
+                raise files.cannot("write", path, error) from error
             return self._publish(
                 path, descriptor, digest.hexdigest(), name=name, image_format=image_format, origin=origin
             )
@@ -115,9 +116,9 @@ class Store:
         """
         incoming = os.path.join(self.paths.incoming, secrets.token_hex(8))
         try:
-            with private.open_private(path, os.O_RDWR) as descriptor:
+            with storage.open_private(path, os.O_RDWR) as descriptor:
                 ofd.try_lock(descriptor)  # before it lies among the incoming, where what is not locked is swept
-                private.make_directory(os.path.dirname(incoming))
+                files.make_private_dir(os.path.dirname(incoming))
                 os.rename(path, incoming)
                 try:
                     return self._publish(
@@ -128,7 +129,7 @@ class Store:
                         os.unlink(incoming)
         except OSError as error:
             if error.errno != errno.EXDEV:
-                raise private.cannot("move", path, error) from error
+                raise files.cannot("move", path, error) from error
         image = self.add_file(path, name=name, image_format=image_format, origin=origin)
         os.unlink(path)
         return image
@@ -145,15 +146,15 @@ class Store:
             image = self.find(name)
         try:
             os.unlink(self.paths.record(name))
-            private.sync_directory(self.paths.names)
+            files.sync_dir(self.paths.names)
         except OSError as error:
-            raise private.cannot("remove", self.paths.record(name), error) from error
+            raise files.cannot("remove", self.paths.record(name), error) from error
         return image
 
     def lock(self, *, is_shared: bool = False) -> AbstractContextManager[None]:
         """Hold the store: shared, nothing in it is removed meanwhile. Raises StateError."""
-        private.make_directory(self.paths.root)
-        return private.locked(self.paths.lock, is_shared=is_shared)
+        files.make_private_dir(self.paths.root)
+        return storage.locked(self.paths.lock, is_shared=is_shared)
 
     def abandoned(self) -> list[str]:
         """The files that were on their way in when their bringer was killed. Call it with the lock held."""
@@ -170,25 +171,25 @@ class Store:
             os.fsync(descriptor)
             stored = os.fstat(descriptor).st_size
         except OSError as error:
-            raise private.cannot("write", path, error) from error
+            raise files.cannot("write", path, error) from error
         image = Image(name, digest, image_format, size, stored, time.time(), **asdict(origin))
         with self.lock():
             blob = self.paths.blob(digest)
-            private.make_directory(os.path.dirname(blob))
-            private.make_directory(os.path.dirname(self.paths.record(name)))
+            files.make_private_dir(os.path.dirname(blob))
+            files.make_private_dir(os.path.dirname(self.paths.record(name)))
             try:
-                if private.size_of(blob) != stored:  # not there, or damaged
+                if storage.size_of(blob) != stored:  # not there, or damaged
                     os.rename(path, blob)
-                    private.sync_directory(os.path.dirname(blob))
+                    files.sync_dir(os.path.dirname(blob))
             except OSError as error:
-                raise private.cannot("write", blob, error) from error
-            private.write(self.paths.record(name), json.dumps(asdict(image), indent=1).encode())
+                raise files.cannot("write", blob, error) from error
+            files.write_atomic(self.paths.record(name), json.dumps(asdict(image), indent=1).encode())
         return image
 
     @contextmanager
     def _incoming(self) -> Iterator[tuple[str, int]]:
         """A new file to bring an image in by, gone again unless it was made one."""
-        private.make_directory(self.paths.incoming)
+        files.make_private_dir(self.paths.incoming)
         path = os.path.join(self.paths.incoming, secrets.token_hex(8))
         with self.lock():
             for stray in self.abandoned():
@@ -196,7 +197,7 @@ class Store:
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             except OSError as error:
-                raise private.cannot("write", path, error) from error
+                raise files.cannot("write", path, error) from error
             ofd.try_lock(descriptor)
         try:
             yield path, descriptor
@@ -212,7 +213,7 @@ def _entries(folder: str) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise private.cannot("read", folder, error) from error
+        raise files.cannot("read", folder, error) from error
 
 
 def _read(path: str) -> Iterator[bytes]:

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from kvmctl import files
 from kvmctl.errors import StateError
-from kvmctl.image import ofd, private, qcow2
+from kvmctl.image import ofd, qcow2, storage
 from kvmctl.image.record import Image
 from kvmctl.image.store import Store
 from kvmctl.plan.paths import ImagePaths, Roots
@@ -39,7 +40,7 @@ def find_uses(roots: Roots) -> dict[str, list[str]]:
             if (backing := qcow2.find_backing(path)) is not None:
                 found[os.path.realpath(os.path.join(os.path.dirname(path), backing))].append(path)
     except OSError as error:
-        raise private.cannot("look for overlays of images in", error.filename, error) from error
+        raise files.cannot("look for overlays of images in", error.filename, error) from error
     return dict(found)
 
 
@@ -99,7 +100,7 @@ def collect(roots: Roots) -> list[ImageGarbage]:
             try:
                 os.unlink(item.path)
             except OSError as error:
-                raise private.cannot("remove", item.path, error) from error
+                raise files.cannot("remove", item.path, error) from error
     return found
 
 
@@ -117,16 +118,16 @@ def _stale_downloads(roots: Roots) -> Iterator[str]:
     with suppress(FileNotFoundError):
         for entry in sorted(os.listdir(roots.downloads)):
             key = entry.partition(".")[0]
-            if not private.is_flocked(os.path.join(roots.downloads, f"{key}.lock")):
+            if not storage.is_flocked(os.path.join(roots.downloads, f"{key}.lock")):
                 yield os.path.join(roots.downloads, entry)
 
 
 def _files(roots: Roots) -> Iterator[str]:
     """Every file under kvmctl's directories that could be an overlay. Raises OSError."""
     for root in (roots.state, roots.runtime):
-        for folder, folders, files in os.walk(root, onerror=_unless_gone):
+        for folder, folders, names in os.walk(root, onerror=_unless_gone):
             folders[:] = [name for name in folders if os.path.join(folder, name) != roots.images]
-            yield from (path for name in files if os.path.isfile(path := os.path.join(folder, name)))
+            yield from (path for name in names if os.path.isfile(path := os.path.join(folder, name)))
 
 
 def _unless_gone(error: OSError) -> None:

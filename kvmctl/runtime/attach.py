@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from kvmctl import files
 from kvmctl.errors import StateError
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths, Roots
-from kvmctl.runtime import end, files, store
+from kvmctl.runtime import end, store
 from kvmctl.runtime.vm import Vm
 
 

@@ -12,10 +12,11 @@ from signal import SIGKILL
 from socket import MSG_PEEK
 from typing import NamedTuple
 
+from kvmctl import files
 from kvmctl.errors import DeadlineExceeded, KvmctlError
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import deferred, files, history, preflight, specs, steps, store
+from kvmctl.runtime import deferred, history, preflight, specs, steps, store
 from kvmctl.runtime.spawn import Child, spawn
 from kvmctl.runtime.store import Claim
 

@@ -8,10 +8,11 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from kvmctl import files
 from kvmctl.errors import ConsoleBusy, NotFound, NotRunning
 from kvmctl.image import ofd
 from kvmctl.plan.paths import MachinePaths, Roots
-from kvmctl.runtime import end, files
+from kvmctl.runtime import end
 from kvmctl.runtime.process import Process
 from kvmctl.runtime.sockets import connect_unix
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from kvmctl import files
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import files
 
 
 def is_defined(name: str, roots: Roots) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from kvmctl import files
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import files, oom
+from kvmctl.runtime import oom
 from kvmctl.runtime.events import Event, Exit, ExitReason, derive
 from kvmctl.runtime.judge import Evidence, judge
 from kvmctl.verdict import Verdict

@@ -9,11 +9,12 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
+from kvmctl import files
 from kvmctl.errors import HostError, Problem, SpecError
 from kvmctl.guest import cloudinit, systemd
 from kvmctl.guest.given import HIDDEN, Given
 from kvmctl.plan.guest import FirstBoot, TellGuest
-from kvmctl.runtime import deferred, files
+from kvmctl.runtime import deferred
 from kvmctl.runtime.sources import Gathered, gather
 from kvmctl.runtime.sshkeys import Keys, are_made, load_keys
 

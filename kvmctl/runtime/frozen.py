@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from kvmctl import files
 from kvmctl.errors import KvmctlError, NotRunning, QmpError
 from kvmctl.plan.features import Feature
 from kvmctl.plan.fork import EVENTS, IGNORE_SHARED
-from kvmctl.runtime import files
 from kvmctl.runtime.monitor import Monitor
 from kvmctl.runtime.vm import Vm
 

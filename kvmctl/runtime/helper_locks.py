@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from kvmctl import files
 from kvmctl.image import ofd
 from kvmctl.plan.paths import HELPER_LOCK, MachinePaths
-from kvmctl.runtime import files
 from kvmctl.runtime.process import Process, find_holder
 
 if TYPE_CHECKING:

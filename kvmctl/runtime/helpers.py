@@ -14,13 +14,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from signal import SIGKILL
 
+from kvmctl import files
 from kvmctl.errors import LaunchFailed
 from kvmctl.image import ofd
 from kvmctl.ioctl import confine
 from kvmctl.plan.helper import Helper, Tree
 from kvmctl.plan.model import Plan
 from kvmctl.plan.option import resolve
-from kvmctl.runtime import files
 from kvmctl.runtime.process import Process, disown
 from kvmctl.runtime.sockets import connect_unix, listen_unix
 

@@ -6,8 +6,8 @@ import json
 import os
 from contextlib import suppress
 
+from kvmctl import files
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import files
 from kvmctl.runtime.events import Exit, ExitReason, derive
 from kvmctl.runtime.journal import Journal, read_events
 

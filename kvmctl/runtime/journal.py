@@ -16,8 +16,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
+from kvmctl import files
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import files
 from kvmctl.runtime.events import Event, parse_lines
 
 _PIECE = 1 << 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from kvmctl import files
 from kvmctl.errors import AgentError
 from kvmctl.guest.agent import Agent
 from kvmctl.guest.command import run_captured
@@ -13,7 +14,6 @@ from kvmctl.guest.shell import END_MARKED, SHELL
 from kvmctl.guest.turn import Turn
 from kvmctl.image import ofd
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import files
 from kvmctl.runtime.records import FROZEN, busy, stems
 
 

@@ -7,10 +7,11 @@ import os
 import threading
 from contextlib import ExitStack
 
+from kvmctl import files
 from kvmctl.errors import Busy
 from kvmctl.image import ofd
 from kvmctl.plan.template_paths import TemplatePaths
-from kvmctl.runtime import files, unfinished
+from kvmctl.runtime import unfinished
 
 
 async def claim(paths: TemplatePaths, stack: ExitStack) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from kvmctl import files
 from kvmctl.errors import CommandFailed, NotFound, StateError, TemplateDamaged, TemplateMisfit
 from kvmctl.guest import resident
 from kvmctl.guest.reload import reload
@@ -28,7 +29,7 @@ from kvmctl.plan.fork import boots_kernel, fork_plan, layers
 from kvmctl.plan.model import RESIDENT_PORT, Plan
 from kvmctl.plan.option import Form
 from kvmctl.plan.paths import RESIDENT, Roots
-from kvmctl.runtime import files, frozen, makers, store, template, unfinished
+from kvmctl.runtime import frozen, makers, store, template, unfinished
 from kvmctl.runtime import start as starting
 from kvmctl.runtime.decision import Making, decide, differences
 from kvmctl.runtime.digests import digest

@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import ExitStack, aclosing, suppress
 from typing import Any, TypeVar
 
+from kvmctl import files
 from kvmctl.errors import KvmctlError, NotRunning
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import files
 from kvmctl.runtime.events import EXIT, Event, derive, parse_lines
 from kvmctl.runtime.journal import Tail
 from kvmctl.runtime.process import Process

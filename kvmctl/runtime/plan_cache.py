@@ -14,12 +14,13 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from kvmctl import files
 from kvmctl.errors import KvmctlError
 from kvmctl.host.binary import identify
 from kvmctl.host.identity import find_qemu, identify_host
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import files, specs
+from kvmctl.runtime import specs
 
 _KEPT = 200
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))

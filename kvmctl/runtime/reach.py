@@ -16,11 +16,12 @@ from functools import partial
 from ipaddress import ip_address
 from typing import Any, Final
 
+from kvmctl import files
 from kvmctl.errors import KvmctlError, Unreachable
 from kvmctl.guest.agent import Agent
 from kvmctl.guest.ssh import Login, Source, host_alias, knows_host
 from kvmctl.plan.model import Network
-from kvmctl.runtime import deferred, files, ops
+from kvmctl.runtime import deferred, ops
 from kvmctl.runtime.agentline import connect_agent
 from kvmctl.runtime.events import derive
 from kvmctl.runtime.handle import ASK_SECONDS, Handle

@@ -12,9 +12,10 @@ from typing import NamedTuple, Self
 
 from inotify_simple import flags
 
+from kvmctl import files
 from kvmctl.errors import NotFound
 from kvmctl.plan.paths import MachinePaths, Roots, is_name
-from kvmctl.runtime import files, listing, store
+from kvmctl.runtime import listing, store
 from kvmctl.runtime.events import Event, parse_lines
 from kvmctl.runtime.journal import Tail
 from kvmctl.runtime.watch import Watch, watch_path

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
+from kvmctl import files
 from kvmctl.errors import Busy, DeadlineExceeded
 from kvmctl.guest.words import make_mark
 from kvmctl.image import ofd
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import files
 
 FROZEN: Final = "frozen"
 """The record of frozen file systems; all others are of commands, by their marks."""

@@ -9,9 +9,10 @@ from typing import Any
 
 import tomlkit
 
+from kvmctl import files
 from kvmctl.errors import AlreadyRunning, StateError
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import definitions, files, listing, store
+from kvmctl.runtime import definitions, listing, store
 from kvmctl.spec.load import absolute_text, format_of, parse, read_text
 
 

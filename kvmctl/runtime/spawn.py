@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple, assert_never
 
+from kvmctl import files
 from kvmctl.errors import Busy, LaunchFailed, QemuNotFound
 from kvmctl.image import ofd
 from kvmctl.plan.guest import TellGuest
@@ -22,7 +23,7 @@ from kvmctl.plan.layers import SharedLock
 from kvmctl.plan.model import PRIVATE, FdSource, Listen, OpenFile, Pair, Plan, StoreSecret, Tap, VhostNet
 from kvmctl.plan.option import render
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import deferred, files
+from kvmctl.runtime import deferred
 from kvmctl.runtime.process import Process, disown, reap_disowned
 from kvmctl.runtime.sockets import BACKLOG, listen_unix
 from kvmctl.runtime.store import Claim

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 
+from kvmctl import files
 from kvmctl.plan import preset
 from kvmctl.plan.paths import BUILTIN_SPECS, ImagePaths, MachinePaths, Roots, is_name
-from kvmctl.runtime import deferred, definitions, files, store
+from kvmctl.runtime import deferred, definitions, store
 
 
 def find_spec(reference: str, *, roots: Roots | None = None) -> str:

@@ -12,9 +12,9 @@ import subprocess
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
+from kvmctl import files
 from kvmctl.errors import HostError, StateError
 from kvmctl.plan.guest import MakeKeys
-from kvmctl.runtime import files
 
 _PACKAGES = "Install it: apt install openssh-client, or dnf install openssh-clients."
 _CLIENT, _HOST, _KNOWN = "id_ed25519", "host_ed25519", "known_hosts"

@@ -9,11 +9,12 @@ import os
 from contextlib import ExitStack, suppress
 from typing import assert_never
 
+from kvmctl import files
 from kvmctl.errors import HostError
 from kvmctl.plan.guest import MakeKeys, TellGuest
 from kvmctl.plan.layers import AddLayer, CopyImage
 from kvmctl.plan.model import CopyNvram, CopySecret, CreateImage, CreateOverlay, MakeFifos, Plan, Step, StoreSecret
-from kvmctl.runtime import deferred, files
+from kvmctl.runtime import deferred
 
 
 def carry_out(plan: Plan, undo: ExitStack) -> None:

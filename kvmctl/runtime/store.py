@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from signal import SIGKILL
 
+from kvmctl import files
 from kvmctl.errors import AlreadyRunning, DeadlineExceeded, NotFound, StateError
 from kvmctl.image import ofd
 from kvmctl.plan.paths import MachinePaths, Roots
-from kvmctl.runtime import files
 from kvmctl.runtime.helper_locks import find_helper, has_helpers
 from kvmctl.runtime.process import Process, find_holder, is_hidden
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from kvmctl import files
 from kvmctl.errors import Busy, KvmctlError, NotFound, StateError, TemplateMisfit
 from kvmctl.plan.paths import Roots, is_name
 from kvmctl.plan.template_paths import TemplatePaths
-from kvmctl.runtime import files, store, unfinished
+from kvmctl.runtime import store, unfinished
 from kvmctl.runtime.attach import read_plan
 from kvmctl.runtime.template_record import Record, check, load_record
 

@@ -11,12 +11,13 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from kvmctl import files
 from kvmctl.errors import KvmctlError, TemplateDamaged, TemplateMisfit
 from kvmctl.host.binary import identify
 from kvmctl.plan.captive import Tie
 from kvmctl.plan.model import Plan
 from kvmctl.plan.template_paths import TemplatePaths
-from kvmctl.runtime import deferred, files
+from kvmctl.runtime import deferred
 
 FORMAT: Final = 2
 """Raised when an older kvmctl could not use a template any more."""

@@ -9,10 +9,10 @@ from typing import TypeAlias
 
 from inotify_simple import flags
 
+from kvmctl import files
 from kvmctl.errors import NotRunning
 from kvmctl.image import ofd
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import files
 from kvmctl.runtime.observe import wait_readable
 from kvmctl.runtime.process import Process
 from kvmctl.runtime.watch import watch_path

@@ -11,11 +11,11 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+from kvmctl import files
 from kvmctl.errors import Busy, StateError
 from kvmctl.image import ofd
 from kvmctl.plan.paths import Roots
 from kvmctl.plan.template_paths import TemplatePaths
-from kvmctl.runtime import files
 
 _REPLACED = "..old"
 """Ends the name of a template that is about to be removed; no template can be called so."""

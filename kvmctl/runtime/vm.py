@@ -10,8 +10,9 @@ from collections.abc import AsyncGenerator, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kvmctl import files
 from kvmctl.errors import KvmctlError, NotRunning, QmpError, StateError
-from kvmctl.runtime import files, listing, observe, ops
+from kvmctl.runtime import listing, observe, ops
 from kvmctl.runtime.events import Event, State
 from kvmctl.runtime.faults import Faults
 from kvmctl.runtime.inner import Inner

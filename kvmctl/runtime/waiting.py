@@ -11,9 +11,10 @@ from typing import Final, Literal, Never, TypeAlias, assert_never, cast, get_arg
 
 from inotify_simple import flags
 
+from kvmctl import files
 from kvmctl.errors import KvmctlError, NotRunning, WaitFailed
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import conditions, files, listing, observe, store
+from kvmctl.runtime import conditions, listing, observe, store
 from kvmctl.runtime.attach import attach
 from kvmctl.runtime.events import Event, State, derive
 from kvmctl.runtime.race import first_of

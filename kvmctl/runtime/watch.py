@@ -15,8 +15,8 @@ from typing import Self
 
 from inotify_simple import INotify, flags
 
+from kvmctl import files
 from kvmctl.errors import StateError
-from kvmctl.runtime import files
 from kvmctl.runtime.process import Process
 
 

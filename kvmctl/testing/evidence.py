@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from shlex import join
 from typing import Final
 
+from kvmctl import files
 from kvmctl.errors import KvmctlError
 from kvmctl.plan.shell import readable
-from kvmctl.runtime import files, history, journal
+from kvmctl.runtime import history, journal
 from kvmctl.runtime.events import ExitReason, derive
 from kvmctl.runtime.vm import Vm
 from kvmctl.testing.words import AsyncGuest

@@ -17,9 +17,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
+from kvmctl import files
 from kvmctl.errors import DeadlineExceeded, KvmctlError, TemplateDamaged, TemplateMisfit
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import files, store, template
+from kvmctl.runtime import store, template
 from kvmctl.runtime.fork import Template
 from kvmctl.runtime.making import create_template
 from kvmctl.runtime.specs import find_spec, is_path

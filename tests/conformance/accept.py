@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/spec"), str(ROOT / "tests/conforman
 from golden import FIRMWARES, HOST  # noqa: E402
 from qemu_process import running  # noqa: E402
 
+from kvmctl import files  # noqa: E402
 from kvmctl.compile import compile_plan  # noqa: E402
 from kvmctl.errors import SpecError  # noqa: E402
 from kvmctl.guest import tiny  # noqa: E402
@@ -33,7 +34,7 @@ from kvmctl.plan.guest import Source, TellGuest  # noqa: E402
 from kvmctl.plan.model import CreateOverlay, Plan, Tap  # noqa: E402
 from kvmctl.plan.paths import ImagePaths, Roots  # noqa: E402
 from kvmctl.plan.share import InputDirectory  # noqa: E402
-from kvmctl.runtime import files, steps  # noqa: E402
+from kvmctl.runtime import steps  # noqa: E402
 from kvmctl.runtime.prepare import look_at_host  # noqa: E402
 from kvmctl.spec.load import parse  # noqa: E402
 

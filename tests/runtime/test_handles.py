@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import kvmctl
-from kvmctl import ExitReason, Roots, Rung, State
+from kvmctl import ExitReason, Roots, Rung, State, files
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import files, store
+from kvmctl.runtime import store
 from kvmctl.runtime.journal import read_events
 
 from .conftest import end_all, tiny

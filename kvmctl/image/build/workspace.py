@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from kvmctl.image import ofd, private
+from kvmctl import files
+from kvmctl.image import ofd
 
 _LOCK = ".lock"
 
@@ -30,12 +31,12 @@ class Workspace:
 @contextmanager
 def workspace(parent: str) -> Iterator[Workspace]:
     """A fresh directory in `parent`, gone when the context is left; those of dead builds go too. Raises StateError."""
-    private.make_directory(parent)
+    files.make_private_dir(parent)
     try:
         sweep(parent)
         path, descriptor = _lock_new(parent)
     except OSError as error:
-        raise private.cannot("build in", parent, error) from error
+        raise files.cannot("build in", parent, error) from error
     try:
         os.mkdir(path, 0o700)
         yield Workspace(path, descriptor)

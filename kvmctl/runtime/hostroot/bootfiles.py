@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from kvmctl import files
 from kvmctl.errors import ImageError, KvmctlError
 from kvmctl.guest.init import GROUPS, IMAGE
 from kvmctl.image.initramfs.hostroot import Modules, choose, pack
@@ -20,7 +21,6 @@ from kvmctl.image.initramfs.modules import Module, builtin_modules, parse_module
 from kvmctl.image.kernel.bzimage import find_vmlinux
 from kvmctl.image.kernel.find import KernelFiles, find_builtin, module_files
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import files
 
 _FORMAT: Final = 1
 """Raised when something else is made of the same parts."""

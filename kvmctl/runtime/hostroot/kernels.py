@@ -10,13 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from kvmctl import files
 from kvmctl.guest.init import GROUPS
 from kvmctl.image.kernel.find import KernelFiles
 from kvmctl.image.kernel.package import PackagedKernel, read_kernel
 from kvmctl.image.packages.apt import Apt
 from kvmctl.image.packages.sources import Sources, kernel_packages
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import files
 
 _WANTED: Final = [name for names in GROUPS.values() for name in names]
 

@@ -137,9 +137,9 @@ def _raise(error: OSError) -> None:
 
 def cannot(verb: str, path: str, error: OSError) -> StateError:
     """The error for an operation on a file of ours that the system refused."""
-    elsewhere = "or point KVMCTL_CONFIG_DIR, KVMCTL_STATE_DIR and KVMCTL_RUNTIME_DIR elsewhere."
+    elsewhere = "or point KVMCTL_CONFIG_DIR, KVMCTL_STATE_DIR, KVMCTL_RUNTIME_DIR and KVMCTL_CACHE_DIR elsewhere."
     match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
             hint = f"Free some space, {elsewhere}"
         case errno.EACCES | errno.EPERM | errno.EROFS:
             hint = f"Make it yours, {elsewhere}"
