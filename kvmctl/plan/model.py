@@ -23,7 +23,10 @@ FORMAT: Final = 1
 TRANSFER_PORT: Final = "org.kvmctl.transfer.0"
 """The name that the guest knows the port by through which files are copied."""
 RESIDENT_PORT: Final = "org.kvmctl.resident.0"
-"""The name that the guest knows the port by at which a program waits in it; see `kvmctl.guest.resident`."""
+"""The name that the guest knows the port by at which a program waits that it has started itself; see
+`kvmctl.guest.resident`."""
+FROZEN_PORT: Final = "org.kvmctl.frozen.0"
+"""The name of that port where the program is put into the guest, to be frozen with it."""
 
 
 class Listen(NamedTuple):

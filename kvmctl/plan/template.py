@@ -17,7 +17,7 @@ from typing import Final
 from kvmctl.errors import Problem, SpecError
 from kvmctl.plan import card
 from kvmctl.plan.layers import AddLayer
-from kvmctl.plan.model import RESIDENT_PORT, Disk, Input, Listen, Plan
+from kvmctl.plan.model import FROZEN_PORT, Disk, Input, Listen, Plan
 from kvmctl.plan.option import Fd, Form, Option, Value, jsonopt, keyvals
 from kvmctl.plan.paths import RESIDENT, MachinePaths
 from kvmctl.plan.share import InputDirectory
@@ -97,7 +97,7 @@ def _with_resident(plan: Plan, machine: MachinePaths) -> Plan:
         "driver": "virtserialport",
         "id": RESIDENT,
         "chardev": RESIDENT,
-        "name": RESIDENT_PORT,
+        "name": FROZEN_PORT,
         "bus": "channels.0",
     }
     options = keyvals("chardev", "socket", stream, why=_WHY), jsonopt("device", port, why=_WHY)

@@ -26,7 +26,7 @@ from kvmctl.image import qemuimg
 from kvmctl.plan.captive import tie
 from kvmctl.plan.features import Feature
 from kvmctl.plan.fork import boots_kernel, fork_plan, layers
-from kvmctl.plan.model import RESIDENT_PORT, Plan
+from kvmctl.plan.model import FROZEN_PORT, RESIDENT_PORT, Plan
 from kvmctl.plan.option import Form
 from kvmctl.plan.paths import RESIDENT, Roots
 from kvmctl.runtime import frozen, makers, store, template, unfinished
@@ -170,7 +170,8 @@ async def _find_renewal(vm: Vm, turn: Turn, stack: AsyncExitStack) -> _Renewed:
         stack.callback(waiting.close)
         return _Renewed((RESIDENT,), waiting)
     has_port = given.transfer or given.resident
-    if has_port and (found := await resident.install(turn, connect, port=RESIDENT_PORT, renewal=renewal())):
+    port = RESIDENT_PORT if given.resident else FROZEN_PORT
+    if has_port and (found := await resident.install(turn, connect, port=port, renewal=renewal())):
         stack.callback(found[0].close)
         return _Renewed(found[1], found[0])
     return _Renewed(await install(turn, renewal()))

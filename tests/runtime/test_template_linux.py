@@ -120,12 +120,20 @@ async def test_a_fork_whose_guest_cannot_be_renewed_is_not_handed_out(roots: Roo
     assert kvmctl.list_machines(include_stopped=True) == []
 
 
-async def test_the_agent_is_asked_when_the_program_that_waits_in_the_guest_is_gone(tmp_path: Path) -> None:
-    template = await kvmctl.create_template("small", SPEC)
+@pytest.mark.parametrize(
+    ("agent", "program"),
+    [({"resident": True}, "resident"), ({}, "kvmctl-resident")],
+    ids=["the-guests-own", "put-there"],
+)
+async def test_the_agent_is_asked_when_the_program_that_waits_in_the_guest_is_gone(
+    tmp_path: Path, agent: dict[str, object], program: str
+) -> None:
+    spec = read_mapping(str(SPEC)) | {"agent": agent}
+    template = await kvmctl.create_template("small", from_mapping(spec, source=str(SPEC), base=str(SPEC.parent)))
     async with await template.fork() as fork:
-        assert "kvmctl-resident" in await shell(fork, "tr '\\0' ' ' </proc/$PPID/cmdline")
+        assert f"/{program} /dev/" in await shell(fork, "tr '\\0' ' ' </proc/$PPID/cmdline")
         closed = fork.wait_for_event("VSERPORT_CHANGE")
-        found = await kvmctl.Vm.exec(fork, ["sh", "-c", "tr '\\0' ' ' </proc/$PPID/cmdline; killall kvmctl-resident"])
+        found = await kvmctl.Vm.exec(fork, ["sh", "-c", f"tr '\\0' ' ' </proc/$PPID/cmdline; killall {program}"])
         assert b"qemu-ga" in found.stdout
         await closed
         assert "qemu-ga" in await shell(fork, "tr '\\0' ' ' </proc/$PPID/cmdline")
@@ -174,7 +182,7 @@ async def test_commands_at_the_same_time_do_not_wait_for_each_other() -> None:
 
 
 async def test_a_guest_without_a_port_for_it_is_renewed_by_its_agent() -> None:
-    spec = read_mapping(str(SPEC)) | {"agent": {"transfer": False}}
+    spec = read_mapping(str(SPEC)) | {"agent": {"transfer": False, "resident": False}}
     machine = from_mapping(spec, source=str(SPEC), base=str(SPEC.parent))
     template = await kvmctl.create_template("small", machine)
     assert not template.record.is_resident
