@@ -57,7 +57,7 @@ def kvmctl(*words: str) -> list[str]:
 def compare(what: str, ours: Sequence[float], theirs: Sequence[float], *, bound: str) -> Row:
     """A row of two series of seconds."""
     mine, other = statistics.median(ours), statistics.median(theirs)
-    return Row(what, milliseconds(mine), milliseconds(other), f"{mine / other:.2f}", bound)
+    return Row(what, milliseconds(mine), milliseconds(other), f"{mine / other:.3g}", bound)
 
 
 def milliseconds(seconds: float) -> str:
