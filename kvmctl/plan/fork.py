@@ -1,7 +1,7 @@
 """The plan of a fork: a frozen machine's own plan, on its memory and disks copy-on-write. Pure.
 
 A fork's plan is decided once, when the machine is frozen; forking only gives it its name, its identity and its
-directories (`place`), which takes no compiler.
+directories (`kvmctl.plan.placing.place`), which takes no compiler.
 """
 
 from __future__ import annotations

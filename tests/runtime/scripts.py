@@ -86,14 +86,12 @@ for step in count(1):
 print("steps", step)
 """
 
-FAILING_AT_EVERY_STEP = """
+_FAIL = """
 import errno
 import psutil
 from itertools import count
 
-prepared = kvmctl.prepare(tiny())
-kvmctl.Vm, kvmctl.list_machines
-from kvmctl.runtime.begin import begin
+# The thing that is asked of the system when the count is down to nothing fails.
 ARMED = [0]
 
 def fail(event, args):
@@ -101,6 +99,14 @@ def fail(event, args):
         ARMED[0] -= 1
         if not ARMED[0]:
             raise KeyboardInterrupt if sys.argv[1] == "interrupt" else OSError(errno.EIO, "injected")
+"""
+
+FAILING_AT_EVERY_STEP = (
+    _FAIL
+    + """
+prepared = kvmctl.prepare(tiny())
+kvmctl.Vm, kvmctl.list_machines
+from kvmctl.runtime.begin import begin
 
 def attempt(step):
     \"\"\"Begin a start; the `step`-th thing that is asked of the system fails. Whether it came to that.\"\"\"
@@ -129,6 +135,7 @@ for step in count(1):
     assert os.listdir("/proc/self/fd") == before, (step, before, os.listdir("/proc/self/fd"))
 print("steps", step)
 """
+)
 
 
 _FORK = """
@@ -179,14 +186,8 @@ print("steps", step)
 
 FORK_FAILING_AT_EVERY_STEP = (
     _FORK
+    + _FAIL
     + """
-ARMED = [0]
-
-def fail(event, args):
-    if ARMED[0] and event != "socket.__new__":  # where socket.socketpair itself would leak
-        ARMED[0] -= 1
-        if not ARMED[0]:
-            raise KeyboardInterrupt if sys.argv[1] == "interrupt" else OSError(errno.EIO, "injected")
 
 def attempt(step):
     \"\"\"Fork; the `step`-th thing that is asked of the system fails. Whether it came to that.\"\"\"

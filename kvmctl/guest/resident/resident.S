@@ -68,7 +68,7 @@
         .set    RNDADDENTROPY, 0x40085203       # linux/random.h: _IOW('R', 0x03, int[2])
         .set    RNDRESEEDCRNG, 0x5207           # linux/random.h: _IO('R', 0x07)
 
-        .set    RENEW, 1                        # kinds of messages; Kind in __init__.py
+        .set    RENEW, 1                        # kinds of messages; Kind in guest/messages.py
         .set    RUN, 2
         .set    SIGNAL, 3
         .set    HELLO, 4
@@ -80,9 +80,9 @@
         .set    FAILED, 21
         .set    FLAG_STREAMED, 1
 
-        .set    SEED, 64                        # bytes; SEED_BYTES in renew/__init__.py
+        .set    SEED, 64                        # bytes; SEED_BYTES in guest/renewal.py
         .set    NAME, 16 + 8 + SEED             # where the name begins
-        .set    MESSAGE, 32768                  # bytes of a message, at most; MESSAGE_MAX in __init__.py
+        .set    MESSAGE, 32768                  # bytes of a message, at most; MESSAGE_MAX in guest/messages.py
         .set    GRACE, 1000                     # milliseconds from SIGTERM to SIGKILL
         .set    LINGER, 60000                   # milliseconds from the end of all that to ours
         .set    LEFT, 64                        # pieces of output that are passed on of a command that has ended
@@ -542,7 +542,7 @@ become: mov     %r13d, %esi
 
 # -- the port --------------------------------------------------------------------------------------------------------
 
-# A message comes to %rbp. Nobody is there any more: the command is ended, and so are we.
+# A message comes to %rbp. Nobody is there any more: the command is ended, and so are we unless we stay.
 hear:   mov     %rbp, %rsi
         mov     $8, %edx
         call    fill
