@@ -154,8 +154,7 @@ async def _boot_and_freeze(making: Making, patience: float | None) -> _Renewed:
         async with Turn(vm.agent()) as turn, AsyncExitStack() as stack:
             await hush(turn)
             renewed = await _find_renewal(vm, turn, stack)
-            turn.give_back()
-            await settle(vm)
+            await settle(vm, turn)
             if renewed.waiting is not None:
                 await stir(renewed.waiting)
             await frozen.freeze(vm, path, features=making.qemu.features)

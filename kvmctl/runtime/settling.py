@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
+from kvmctl.guest.addresses import has_tentative
 from kvmctl.guest.resident import Resident
 from kvmctl.guest.shell import SHELL
+from kvmctl.guest.turn import Turn
 from kvmctl.runtime.vm import Vm
 
 _LOOKS: Final = 8
-"""A guest has come to rest when so many looks have found next to nothing: IPv6 waits for as long between its steps."""
+"""A guest has come to rest when so many looks have found next to nothing."""
 _LOOK_SECONDS: Final = 0.25
 _SHARE: Final = 0.05
 """Next to nothing: this part of each of its CPUs. A guest under TCG whose timers tick takes a third of that."""
@@ -32,19 +34,32 @@ _CPU_CLOCK: Final = 2
 """What a process has had of all CPUs, to the nanosecond: linux/posix-timers.h, ``CPUCLOCK_SCHED``."""
 
 
-async def settle(vm: Vm) -> None:
-    """Wait until the guest does next to nothing, but not for long. One that has ended is nothing to wait for."""
+async def settle(vm: Vm, turn: Turn) -> None:
+    """Wait until the guest does next to nothing and waits for no address, but not for long.
+
+    One that has ended is nothing to wait for. Raises DeadlineExceeded where the agent does not answer.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _PATIENCE
+    with suppress(OSError):
+        while loop.time() < end:
+            turn.give_back()
+            await _quiet_down(vm, end)
+            if not await has_tentative(turn):
+                break
+    turn.give_back()
+
+
+async def _quiet_down(vm: Vm, end: float) -> None:
+    """Wait until the guest does next to nothing, or for the `end` by the loop's clock. Raises OSError: it has ended."""
     loop = asyncio.get_running_loop()
     shares: deque[float] = deque(maxlen=_LOOKS)
-    before = loop.time()
-    end = before + _PATIENCE
-    with suppress(OSError):
-        used_before = _used(vm.pid)
-        while before < end and not _is_rest(shares, cpus=vm.plan.cpus):
-            await asyncio.sleep(_LOOK_SECONDS)  # that nothing happens is no event
-            now, used = loop.time(), _used(vm.pid)
-            shares.append((used - used_before) / (now - before))
-            before, used_before = now, used
+    before, used_before = loop.time(), _used(vm.pid)
+    while before < end and not _is_rest(shares, cpus=vm.plan.cpus):
+        await asyncio.sleep(_LOOK_SECONDS)  # that nothing happens is no event
+        now, used = loop.time(), _used(vm.pid)
+        shares.append((used - used_before) / (now - before))
+        before, used_before = now, used
 
 
 def _is_rest(shares: Sequence[float], *, cpus: int) -> bool:

@@ -142,8 +142,17 @@ async def test_the_agent_is_asked_when_the_program_that_waits_in_the_guest_is_go
         assert await shell(fork, "cat /tmp/file") == "it"
 
 
-async def test_a_guest_has_come_to_rest_before_it_is_frozen() -> None:
-    template = await kvmctl.create_template("small", SPEC)
+SLOW_NEIGHBOURS = [
+    "ip link set eth0 down",
+    "echo 4000 >/proc/sys/net/ipv6/neigh/eth0/retrans_time_ms",
+    "ip link set eth0 up",
+]
+"""A kernel that waits for so many milliseconds, and does nothing at all, before an address is its own."""
+
+
+@pytest.mark.parametrize("commands", [[], SLOW_NEIGHBOURS], ids=["as-it-boots", "idle-meanwhile"])
+async def test_a_guest_has_come_to_rest_before_it_is_frozen(commands: list[str]) -> None:
+    template = await kvmctl.create_template("small", SPEC, run=commands)
     async with await template.fork() as fork:
         addresses = await shell(fork, "ip -6 addr show eth0")
         assert "fe80::" in addresses
