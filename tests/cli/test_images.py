@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import subprocess
@@ -223,7 +224,20 @@ def test_a_machine_is_created_of_an_image_and_starts_at_once(publisher: Publishe
     again = kvmctl.modules("start", "web")
     kvmctl.ok("kill", "web")
     assert not again & {"kvmctl.image.store", "kvmctl.image.pull", "kvmctl.cli.pulling"}
-    assert not again & {"hashlib", "http.client", "ssl", "tomllib"}
+    assert not again & {"http.client", "ssl"}
+
+
+@pytest.mark.qemu
+def test_one_can_log_in_to_a_machine_that_is_created_of_an_image(kvmctl: Kvmctl) -> None:
+    kvmctl.ok("image", "import", "disk.raw")
+    kvmctl.ok("create", "web", "--image", "disk", "--start")
+    plan = json.loads(kvmctl.ok("show", "web", "--json"))["plan"]
+    assert plan["guest"]["user"] == getpass.getuser()
+    assert [disk["id"] for disk in plan["disks"]] == ["disk0", "seed"]
+    assert (kvmctl.directory / "state/machines/web/ssh/id_ed25519").exists()
+    kvmctl.ok("kill", "web")
+    kvmctl.ok("create", "other", "--disk", "1GiB")
+    assert "guest" not in (kvmctl.directory / "config/machines/other.toml").read_text()
 
 
 @pytest.mark.qemu
