@@ -182,6 +182,7 @@ if TYPE_CHECKING:
     from kvmctl.runtime.waiting import parse_condition as parse_condition
     from kvmctl.runtime.waiting import wait_for as wait_for
     from kvmctl.runtime.waiting import wait_for_all as wait_for_all
+    from kvmctl.runtime.waiting import wait_to_run_inside as wait_to_run_inside
     from kvmctl.spec.load import load as load
     from kvmctl.spec.load import parse as parse
     from kvmctl.spec.load import schema as schema
@@ -358,6 +359,7 @@ _HOME = {
     "parse_condition": "kvmctl.runtime.waiting",
     "wait_for": "kvmctl.runtime.waiting",
     "wait_for_all": "kvmctl.runtime.waiting",
+    "wait_to_run_inside": "kvmctl.runtime.waiting",
     "load": "kvmctl.spec.load",
     "parse": "kvmctl.spec.load",
     "schema": "kvmctl.spec.load",

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sshguest import SERVE, WITH_SERVER, SshGuest
+from sshguest import SERVE, TOLD, WITH_SERVER, SshGuest
 
 from .conftest import PATIENCE, Done, Kvmctl, command_line_of
-from .ssh_machines import BOOT, start
+from .ssh_machines import BOOT, USER_NETWORK, start
 
 pytestmark = [
     pytest.mark.linux,
@@ -175,6 +175,27 @@ def test_a_command_through_ssh_whose_time_is_up_is_ended_in_the_guest(web: Kvmct
     done = web("exec", "web", "--timeout", "8", "--", "sh", "-c", "sleep 4321 & sleep 1234")
     assert done.returncode == 124
     assert web.ok("exec", "web", "--", "sh", "-c", "ps | grep -c '[s]leep [14][23]' || true") == "0\n"
+
+
+def test_run_with_a_command_goes_through_ssh_where_there_is_no_agent(kvmctl: Kvmctl, guest: SshGuest) -> None:
+    told = f'{USER_NETWORK}[guest]\n[[guest.users]]\nname = "root"\n'
+    (kvmctl.directory / "told.toml").write_text(guest.spec(cmdline=TOLD, tables=told, keys="agent = false"))
+    done = kvmctl("run", "./told.toml", "--name", "told", "--timeout", BOOT, "--", "sh", "-c", "echo out; exit 3")
+    assert (done.stdout, done.returncode) == ("out\n", 3), done.stderr
+    assert done.stderr.splitlines()[-1] == "told: through ssh, since no guest agent has spoken"
+    assert kvmctl.ok("list", "--all", "--quiet") == ""
+
+
+def test_run_says_what_it_saw_of_a_guest_that_lets_nobody_in(kvmctl: Kvmctl, guest: SshGuest) -> None:
+    (kvmctl.directory / "mute.toml").write_text(guest.spec(tables=USER_NETWORK, keys="agent = false"))
+    done = kvmctl("run", "./mute.toml", "--timeout", "8", "--", "true")
+    assert done.returncode == 124
+    assert "gave up after 8 s: run 'true'\n" in done.stderr
+    assert "\nssh: 127.0.0.1:" in done.stderr
+    (kvmctl.directory / "alone.toml").write_text(guest.spec(keys="agent = false"))
+    done = kvmctl("run", "./alone.toml", "--", "true")
+    assert done.returncode == 125
+    assert "has no network by which this host could get to it" in done.stderr
 
 
 # -- other ways in ---------------------------------------------------------------------------------------------------
