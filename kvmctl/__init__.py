@@ -151,6 +151,7 @@ if TYPE_CHECKING:
     from kvmctl.runtime.reach import Address as Address
     from kvmctl.runtime.reach import find_addresses as find_addresses
     from kvmctl.runtime.reach import find_login as find_login
+    from kvmctl.runtime.reach import has_likely_login as has_likely_login
     from kvmctl.runtime.reading import Happening as Happening
     from kvmctl.runtime.reading import Log as Log
     from kvmctl.runtime.reading import read_all_events as read_all_events
@@ -328,6 +329,7 @@ _HOME = {
     "Address": "kvmctl.runtime.reach",
     "find_addresses": "kvmctl.runtime.reach",
     "find_login": "kvmctl.runtime.reach",
+    "has_likely_login": "kvmctl.runtime.reach",
     "Happening": "kvmctl.runtime.reading",
     "Log": "kvmctl.runtime.reading",
     "read_all_events": "kvmctl.runtime.reading",

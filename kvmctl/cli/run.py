@@ -12,7 +12,18 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 import kvmctl
-from kvmctl import Exit, ExitReason, KvmctlError, Sightings, Verdict, Vm, open_console, stop, wait_to_run_inside
+from kvmctl import (
+    Exit,
+    ExitReason,
+    KvmctlError,
+    Sightings,
+    Verdict,
+    Vm,
+    has_likely_login,
+    open_console,
+    stop,
+    wait_to_run_inside,
+)
 from kvmctl.cli import hostroot, output, session, terminal
 from kvmctl.cli.arguments import OptionalSpec, complete_template
 from kvmctl.cli.exec import TIMED_OUT, Way, say_way, stream
@@ -72,7 +83,8 @@ def run(
     exit code becomes ours, as with kvmctl exec: 124 says that the time was up, 125 that it did not come to it.
 
     An image's name stands for a machine of it: 2 CPUs, 1 GiB of memory, a network of its own and a disk that is an
-    overlay of the image, which is pulled first if it is not there. kvmctl argv NAME shows it.
+    overlay of the image, which is pulled first if it is not there. Its console logs you in by itself. kvmctl argv NAME
+    shows it.
 
     With --host-root the machine is made of this host, and there is no spec: a kernel, and the host's root directory,
     which the guest can't write whatever it does, or with --root another one. Without a command that is a shell. Its
@@ -131,7 +143,8 @@ async def _attend(vm: Vm) -> bool:
         output.say(f"{vm.name} has no console; it runs until its guest powers off")
         await vm.wait()
         return True
-    output.say(f"{vm.name} runs; {terminal.LEAVE_KEY_NAME} ends it")
+    way_in = f", and kvmctl ssh {vm.name} logs in beside" if has_likely_login(vm) else ""
+    output.say(f"{vm.name} runs; {terminal.LEAVE_KEY_NAME} ends it{way_in}")
     with open_console(vm.name) as console:
         return await terminal.join(vm, console, from_now=False)
 

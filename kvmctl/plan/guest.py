@@ -107,6 +107,8 @@ class FirstBoot(NamedTuple):
     """Commands, each a program and its arguments."""
     cards: tuple[GuestCard, ...] = ()
     mounts: tuple[GuestMount, ...] = ()
+    autologin: str | None = None
+    """Who is logged in on serial consoles without being asked."""
     timezone: str | None = None
     locale: str | None = None
     user_data: Source | None = None

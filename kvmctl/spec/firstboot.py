@@ -140,6 +140,7 @@ def _recipe(
         run=guest.run,
         cards=tuple(_cards(guest, machine, ctx)) if guest.network_config is None else (),
         mounts=tuple(GuestMount(item.tag, item.fstype, item.directory, ",".join(item.options)) for item in mounts),
+        autologin=login_of(machine, ctx) if guest.autologin else None,
         timezone=guest.timezone,
         locale=guest.locale,
         user_data=_file(guest.user_data, "guest.user_data"),
@@ -244,6 +245,8 @@ def _assigned(guest: Guest, networks: tuple[Network, ...]) -> Iterator[tuple[int
 
 def _problems(guest: Guest, machine: Machine, recipe: FirstBoot) -> Iterator[Problem]:
     yield from _network_problems(guest, machine.networks)
+    if guest.autologin and recipe.autologin is None:
+        yield Problem("guest.autologin", "it is not known whom to log in", "'true'", "login = '...' beside it")
     if recipe.way == "credentials":
         for name in recipe.credentials:
             if name in machine.credentials:

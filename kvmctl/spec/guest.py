@@ -123,6 +123,11 @@ class Guest(Model):
     login: UserName | None = Field(
         default=None, description="Whom 'kvmctl ssh' logs in as; the first of users unless given."
     )
+    autologin: Bool = Field(
+        default=False,
+        description="Serial consoles log in as that user by themselves, without a password, where the guest has "
+        "systemd. So it is with the machine that an image's name stands for.",
+    )
     ssh_keys: tuple[SshKey, ...] | None = Field(
         default=None,
         description="Who may log in: public keys, or paths of files of them. All of ~/.ssh/*.pub unless given.",
@@ -165,6 +170,8 @@ class Guest(Model):
             for key in keys if getattr(self, raw) is not None else ():
                 if getattr(self, key):
                     yield Problem(key, f"is given with {raw}, which says it all", allowed=f"{key} or {raw}")
+        if self.autologin and self.user_data is not None and self.vendor_data is not None:
+            yield Problem("autologin", "is given with user_data and vendor_data, which say it all", "'true'")
         for raw in ("user_data", "network_config", "vendor_data"):
             if self.via == "credentials" and getattr(self, raw) is not None:
                 yield Problem(raw, "is for cloud-init, and credentials are for systemd", allowed="via = 'nocloud'")

@@ -201,6 +201,7 @@ def test_an_image_is_a_machine_by_its_name_and_its_disk_is_kept(kvmctl: Kvmctl) 
 def test_run_pulls_an_image_that_is_missing_and_leaves_nothing_but_it(publisher: Publisher, kvmctl: Kvmctl) -> None:
     shown, talk = run_and_switch_off(kvmctl)
     assert "boots=1" in shown
+    assert "web runs; Ctrl-] ends it, and kvmctl ssh web logs in beside\n" in talk
     assert "acme is not in the store yet" in talk
     assert "acme: pulled" in talk
     assert images(kvmctl) == ["acme"]

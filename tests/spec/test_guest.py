@@ -55,6 +55,14 @@ def test_the_first_user_is_the_one_to_log_in_as() -> None:
     assert factory.plan(f"guest.login = 'eve'\n{text}").guest.user == "eve"
 
 
+def test_consoles_log_in_whoever_logs_in_by_ssh() -> None:
+    assert told(factory.plan("[guest]")).autologin is None
+    text = "guest.autologin = true"
+    assert told(factory.plan(text, host=factory.host(user="alice"))).autologin == "alice"
+    assert told(factory.plan(f"{text}\n[[guest.users]]\nname = 'bob'")).autologin == "bob"
+    assert told(factory.plan(f"{text}\nguest.login = 'eve'\nguest.user_data = 'x'")).autologin == "eve"
+
+
 def test_raw_user_data_does_not_say_whom_to_log_in_as() -> None:
     assert factory.plan("guest.user_data = 'user-data'").guest.user is None
     made = factory.plan("guest.user_data = 'user-data'\nguest.login = 'debian'")
