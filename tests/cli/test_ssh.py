@@ -198,6 +198,38 @@ def test_run_says_what_it_saw_of_a_guest_that_lets_nobody_in(kvmctl: Kvmctl, gue
     assert "has no network by which this host could get to it" in done.stderr
 
 
+# -- what a killed freezer left --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def iced(kvmctl: Kvmctl, guest: SshGuest) -> Iterator[Kvmctl]:
+    """A command line whose machine ``iced`` has an agent, a server and a disk at /mnt."""
+    disk = f"[[disks]]\nsize = '16MiB'\n{USER_NETWORK}"
+    start(kvmctl, guest, "iced", cmdline=WITH_SERVER, tables=disk)
+    kvmctl.ok("wait", "iced", "--for", "agent", "--for", "ssh", "--timeout", BOOT)
+    kvmctl.ok("exec", "iced", "--", "sh", "-c", "mke2fs /dev/vda >/dev/null && mount /dev/vda /mnt")
+    yield kvmctl
+    kvmctl("kill", "iced")
+
+
+def test_who_comes_by_ssh_finds_nothing_frozen_by_one_who_was_killed(iced: Kvmctl) -> None:
+    write = "echo x >/mnt/x && sync && cat /mnt/x"
+    for words in (("ssh", "iced", write), ("exec", "--via", "ssh", "iced", "--", "sh", "-c", write)):
+        kill_a_freezer(iced)
+        assert iced.ok(*words) == "x\n"
+    kill_a_freezer(iced)
+    iced.ok("wait", "iced", "--for", "ssh")
+    assert list((iced.directory / "runtime/iced").rglob("frozen.json")) == []
+
+
+def kill_a_freezer(kvmctl: Kvmctl) -> None:
+    with kvmctl.popen("freeze", "iced") as freezing:
+        assert freezing.stderr is not None
+        assert "1 file system frozen" in freezing.stderr.readline()
+        freezing.kill()
+    assert len(list((kvmctl.directory / "runtime/iced").rglob("frozen.json"))) == 1
+
+
 # -- other ways in ---------------------------------------------------------------------------------------------------
 
 
