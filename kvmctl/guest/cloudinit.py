@@ -124,7 +124,10 @@ def _user(user: GuestUser, given: Given) -> dict[str, Any]:
         "gecos": user.description or None,
         "groups": list(user.groups),
         "sudo": "ALL=(ALL) NOPASSWD:ALL" if user.sudo and user.name != "root" else None,
-        "shell": user.shell or (None if user.name == "root" else "/bin/bash"),
+        # Beside the other, which may be installed later. Those of cloud-init that don't know the word have no doas.
+        "doas": [f"permit nopass {user.name}"] if user.sudo and user.name != "root" and user.become == "doas" else None,
+        # A shell that is not there would be taken, and sshd refuse the user: the guest knows what it has.
+        "shell": user.shell,
         # Locking root's password, as cloud-init does unless told, would take away a way in that the image has.
         "lock_passwd": password is None and user.name != "root",
         word: password,

@@ -58,7 +58,8 @@ def _lines(lines: Iterator[str]) -> bytes:
 
 def _sysusers(recipe: FirstBoot) -> Iterator[str]:
     for index, user in enumerate(_people(recipe)):
-        description, shell = _escaped(user.description), _escaped(user.shell or "/bin/bash")
+        # The one that is there everywhere. Unless it is told, sysusers gives them none to log in with.
+        description, shell = _escaped(user.description), _escaped(user.shell or "/bin/sh")
         yield f'u {user.name} {_FIRST_UID + index} "{description}" {_home(user)} "{shell}"'
         yield from (f"m {user.name} {group}" for group in user.groups)
 

@@ -44,13 +44,25 @@ def test_users_have_their_keys_and_ours() -> None:
         "gecos": "Bob 100%",
         "groups": ["adm", "wheel"],
         "sudo": "ALL=(ALL) NOPASSWD:ALL",
-        "shell": "/bin/bash",
         "lock_passwd": False,
         "hashed_passwd": HASH,
         "ssh_authorized_keys": [OURS, KEY],
     }
     assert root == {"name": "root", "lock_passwd": False, "ssh_authorized_keys": [OURS, KEY]}
     assert read("user-data")["disable_root"] is False
+
+
+def test_a_user_has_the_shell_that_is_named_and_no_other() -> None:
+    zsh, own = read("user-data", users=(GuestUser("bob", (), shell="/bin/zsh"), GuestUser("eve", ())))["users"]
+    assert zsh["shell"] == "/bin/zsh"
+    assert "shell" not in own
+
+
+def test_where_there_is_doas_it_is_told_too() -> None:
+    users = (GuestUser("bob", (), sudo=True, become="doas"), GuestUser("eve", (), become="doas"))
+    bob, eve = read("user-data", users=users)["users"]
+    assert (bob["sudo"], bob["doas"]) == ("ALL=(ALL) NOPASSWD:ALL", ["permit nopass bob"])
+    assert not {"sudo", "doas"} & {*eve}
 
 
 def test_a_user_without_a_password_has_none_that_could_be_guessed() -> None:

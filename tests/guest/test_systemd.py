@@ -29,7 +29,7 @@ def test_there_are_as_many_credentials_as_the_plan_says() -> None:
 
 def test_users_are_made_with_ids_of_people_and_their_groups() -> None:
     assert told("sysusers.extra").splitlines() == [
-        'u bob 1000 "Bob 100%%" /home/bob "/bin/bash"',
+        'u bob 1000 "Bob 100%%" /home/bob "/bin/sh"',
         "m bob adm",
         "m bob wheel",
     ]
