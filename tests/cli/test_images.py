@@ -198,6 +198,27 @@ def test_an_image_is_a_machine_by_its_name_and_its_disk_is_kept(kvmctl: Kvmctl) 
 
 
 @pytest.mark.qemu
+def test_an_image_is_shown_as_such_beside_a_machine_that_has_its_name(kvmctl: Kvmctl) -> None:
+    kvmctl.ok("image", "import", "disk.raw")
+    told = kvmctl.ok("show", "image:disk", "--guest")
+    assert '"local-hostname": "disk"' in told
+    assert kvmctl.ok("show", "disk", "--guest") == told
+    (kvmctl.directory / "disk.toml").write_text("[guest]\nhostname = 'other'\n")
+    kvmctl.ok("define", "disk.toml")
+    kvmctl.ok("start", "disk")
+    assert '"local-hostname": "other"' in kvmctl.ok("show", "disk", "--guest")
+    assert '"local-hostname": "disk"' in kvmctl.ok("show", "image:disk", "--guest")
+    another = kvmctl("show", "image:disk")
+    assert another.returncode == 4
+    assert "hint: Start it: kvmctl start image:disk" in another.stderr
+    kvmctl.ok("kill", "disk")
+    kvmctl.ok("rm", "disk", "--yes")
+    kvmctl.ok("start", "image:disk")
+    assert kvmctl.ok("show", "image:disk", "--json") == kvmctl.ok("show", "disk", "--json")
+    kvmctl.ok("kill", "disk")
+
+
+@pytest.mark.qemu
 def test_run_pulls_an_image_that_is_missing_and_leaves_nothing_but_it(publisher: Publisher, kvmctl: Kvmctl) -> None:
     shown, talk = run_and_switch_off(kvmctl)
     assert "boots=1" in shown
