@@ -156,6 +156,14 @@ def test_exec_goes_through_ssh_where_there_is_no_agent_and_says_so(web: Kvmctl) 
     assert "has no channel to a guest agent" in done.stderr
 
 
+def test_cp_without_an_agent_names_scp(web: Kvmctl) -> None:
+    for words in (("README", "web:/root/"), ("web:/etc/hostname", ".")):
+        done = web("cp", *words)
+        assert done.returncode == 12
+        scp = "kvmctl ssh-config web >web.ssh && scp -r -F web.ssh SRC kvmctl-web:DST"
+        assert hint(done) == f"hint: Without an agent it goes over ssh: {scp}"
+
+
 def test_exec_through_ssh_has_the_exit_codes_of_exec_through_the_agent(web: Kvmctl) -> None:
     assert web("exec", "web", "--", "no-such-command").returncode == 127
     assert web("exec", "web", "--", "/etc/hostname").returncode == 126
