@@ -1,7 +1,7 @@
 """The first half of a start, up to a QEMU that is about to answer: claim, look, make, exec. No asyncio.
 
-Whatever goes wrong in between, nothing is left: no process, no file, no lock. What even SIGKILL leaves is swept by the
-next command.
+Whatever goes wrong in between, all is as it was before: no process, no file, no lock of this start, and what the last
+run left. What even SIGKILL leaves is swept by the next command.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Beginning(NamedTuple):
         spoiler = deferred.explain_failure(self.plan, self.child.helpers) if self.child.helpers else None
         self.undo.close()
         if isinstance(cause, TimeoutError):
-            return DeadlineExceeded(f"QEMU of {self.plan.name!r} did not come up within {START_SECONDS:g} s")
+            return DeadlineExceeded(
+                f"QEMU of {self.plan.name!r} did not come up within {START_SECONDS:g} s", detail=log.strip()
+            )
         if status is None or not isinstance(cause, KvmctlError):
             return cause
         return spoiler or deferred.explain_exit(self.plan.name, source=self.plan.source, status=status, log=log)
@@ -90,7 +92,6 @@ def begin(plan: Plan, paths: MachinePaths, *, is_captive: bool, is_defined: bool
     claim = store.claim(paths, is_captive=is_captive)
     with _judged(), ExitStack() as undo:
         undo.callback(claim.abandon)
-        history.archive(paths)
         preflight.check(plan)
         if is_defined:
             specs.pin(paths, plan.machine_type, undo)
@@ -100,6 +101,8 @@ def begin(plan: Plan, paths: MachinePaths, *, is_captive: bool, is_defined: bool
     with beginning.undone_on_error():
         # Not before: QEMU is busy coming up now, and nobody is told of the machine until it runs.
         files.write_atomic(paths.plan, plan.dumps().encode(), is_volatile=True)
+        if not paths.is_ephemeral:
+            history.archive(paths)
     return beginning
 
 
