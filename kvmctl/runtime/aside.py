@@ -14,14 +14,16 @@ from typing import Final
 from kvmctl import files
 from kvmctl.errors import StateError
 from kvmctl.plan.paths import MachinePaths
+from kvmctl.runtime import made
 
 _PLAN: Final = "plan.json"
 
 
 def set_aside(paths: MachinePaths) -> None:
     """Move what is in the run directory out of the way, for whoever has the lock. Raises StateError."""
-    drop(paths)  # of a start that was killed when it had just succeeded
     try:
+        made.keep(paths)  # of a start that was killed when it had just succeeded
+        files.remove_tree(paths.before)
         names = _names(paths)
         if not names:
             return
@@ -57,8 +59,8 @@ def put_back(paths: MachinePaths) -> bool:
 
 def drop(paths: MachinePaths) -> None:
     """The start has succeeded: forget what it made and what was before. What resists, the next start drops."""
-    with suppress(StateError, OSError):
-        _unlink(paths.made)
+    with suppress(StateError):
+        made.keep(paths)
         files.remove_tree(paths.before)
 
 

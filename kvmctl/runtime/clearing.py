@@ -9,7 +9,7 @@ from typing import Final
 from kvmctl import files
 from kvmctl.errors import DeadlineExceeded
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import aside
+from kvmctl.runtime import aside, made
 from kvmctl.runtime.helper_locks import find_helper
 from kvmctl.runtime.process import Process
 
@@ -33,8 +33,9 @@ def end_process(process: Process, what: str) -> None:
             raise DeadlineExceeded(f"{what} (process {process.pid}) does not die")
 
 
-def undo(paths: MachinePaths) -> None:
-    """Have all be as it was before the start. Raises StateError."""
+def undo(paths: MachinePaths, *, was_held: bool) -> None:
+    """Have all be as it was before the start; `was_held` as in `made.unmake`. Raises StateError."""
+    made.unmake(paths, was_held=was_held)
     discard_scratch(paths)
     if not aside.put_back(paths):
         discard(paths)

@@ -12,6 +12,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 from kvmctl import files
 from kvmctl.errors import AlreadyRunning, DeadlineExceeded, NotFound, StateError
@@ -45,6 +46,11 @@ class Claim:
         self.tether = tether
         self.is_captive = is_captive
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it was neither abandoned nor let go: the machine depends on us."""
+        return self.tether >= 0
+
     def release_lock(self) -> None:
         """Leave the lock to QEMU, which has inherited it."""
         if self.lock >= 0:
@@ -70,14 +76,14 @@ class Claim:
 
         Done once, however often it is asked for. Raises StateError, DeadlineExceeded.
         """
-        self._end(clearing.undo)
+        self._end(partial(clearing.undo, was_held=True))
 
     def forget(self) -> None:
         """Give the claim back, with nothing left of any run. Raises StateError, DeadlineExceeded."""
         self._end(clearing.discard)
 
     def _end(self, clear: Callable[[MachinePaths], None]) -> None:
-        if self.tether < 0:
+        if not self.is_held:
             return
         self.release_lock()  # the tether keeps everybody out
         try:
@@ -230,8 +236,10 @@ def sweep_one(paths: MachinePaths) -> None:
 
 def _sweep(paths: MachinePaths) -> None:
     if _is_abandoned(paths):
-        clearing.end(paths, find_process(paths))
-        clearing.undo(paths)
+        process = find_process(paths)
+        was_held = process is not None and process.pid == read_pid(paths)
+        clearing.end(paths, process)
+        clearing.undo(paths, was_held=was_held)
 
 
 def end_helpers(paths: MachinePaths) -> None:
