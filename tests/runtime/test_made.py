@@ -136,13 +136,16 @@ def test_a_qemu_img_that_outlives_its_killed_launcher_is_ended_by_the_next_comma
 ) -> None:
     os.mkfifo(tmp_path / "began")
     disk = tmp_path / "disk.img"
-    real = psutil.os.path.realpath(kvmctl.prepare(tiny()).plan.qemu)
+    real = os.path.realpath(kvmctl.prepare(tiny()).plan.qemu)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/qemu").symlink_to(real)
     script = tmp_path / "bin/qemu-img"
     # As one whose disk is slow: it has begun the file, and goes on whatever becomes of its parent.
     script.write_text(
-        f'#!/bin/sh\nfor word; do case $word in *.part) : >"$word";; esac; done\necho $$ >{tmp_path}/began\nexec tail -f /dev/null\n'
+        "#!/bin/sh\n"
+        'for word; do case $word in *.part) : >"$word";; esac; done\n'
+        f"echo $$ >{tmp_path}/began\n"
+        "exec tail -f /dev/null\n"
     )
     script.chmod(0o700)
     with subprocess.Popen([sys.executable, "-c", PRELUDE + HANGING, str(tmp_path / "bin/qemu"), str(disk)]) as launcher:
