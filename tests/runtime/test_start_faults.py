@@ -51,8 +51,20 @@ def image(tmp_path: Path) -> Path:
 
 
 async def test_a_missing_image_is_named_with_its_key(tmp_path: Path) -> None:
-    with pytest.raises(kvmctl.NotFound, match=r"disks\[0\].*'.*/gone.img' does not exist"):
+    with pytest.raises(kvmctl.NotFound, match=r"disks\[0\].*'.*/gone.img' does not exist") as caught:
         await kvmctl.start(tiny(disks=[disk(tmp_path / "gone.img")]))
+    assert caught.value.hint == "Give the path of a file that exists, or a size for a disk to be made."
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+async def test_a_missing_kernel_is_no_disk_to_be_made(tmp_path: Path, *, is_link: bool) -> None:
+    kernel = tmp_path / "vmlinuz"
+    if is_link:
+        kernel.symlink_to(tmp_path / "gone")
+    with pytest.raises(kvmctl.NotFound, match=r"boot\.kernel: '.*/vmlinuz' does not exist") as caught:
+        await kvmctl.start(tiny(boot={"kernel": str(kernel)}))
+    assert "a disk" not in caught.value.hint
+    assert ("link" in caught.value.hint) is is_link
 
 
 async def test_a_missing_image_with_a_size_is_made_and_kept(tmp_path: Path) -> None:
