@@ -166,6 +166,13 @@ def test_validate_finds_what_this_qemu_lacks(kvmctl: Kvmctl, spec: Spec) -> None
     assert "'Skylake'" in done.stderr
 
 
+@pytest.mark.parametrize("verb", ["validate", "argv", "start", "run"])
+def test_what_this_qemu_lacks_is_told_together_with_wrong_keys(kvmctl: Kvmctl, spec: Spec, verb: str) -> None:
+    done = kvmctl(verb, spec("machine = 'q36'\ncpus = 0\n[boot]\norder = ['dsk']\n[[disks]]\nsize = '1GiB'\n"))
+    assert done.returncode == 3
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()[1:]] == ["cpus", "boot.order[0]", "machine"]
+
+
 def test_a_spec_that_is_not_there_is_not_found(kvmctl: Kvmctl) -> None:
     done = kvmctl("validate", "./gone.toml")
     assert done.returncode == 4
