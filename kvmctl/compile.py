@@ -171,11 +171,11 @@ def _assemble(machine: Machine, ctx: Context, *, doubt: Doubt = NONE) -> Lowered
 
 def _sections(machine: Machine, ctx: Context) -> Iterator[Lowered]:
     yield cpu.lower(machine.cpu, ctx, cpus_why=why(machine, "cpus", "cpus", default="one is what every guest can use"))
-    yield memory.lower(machine.memory, ctx, is_given=machine.gives("memory"))
+    yield memory.lower(machine.memory, ctx)
     has_kernel, has_screen = machine.boot.kernel is not None, machine.video.model_on(ctx) != "none"
     yield firmware.lower(machine.firmware, ctx, has_kernel=has_kernel, has_screen=has_screen)
     yield boot.lower(machine.boot)
-    yield clock.lower(machine.clock, ctx, is_given=machine.gives("clock"))
+    yield clock.lower(machine.clock, ctx)
     yield smbios.lower(machine.smbios, ctx)
     yield credentials.lower(machine.credentials, ctx)
     mounts = share.guest_mounts(machine.shares, ctx)

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from kvmctl.errors import Problem
 from kvmctl.plan.model import Input
-from kvmctl.plan.option import Option, keyval, text
+from kvmctl.plan.option import Option, Parameter, keyval, text
 from kvmctl.plan.paths import BUILTIN_TINY, builtin_guest
 from kvmctl.spec.context import Lowered
 from kvmctl.spec.devices import Devices
@@ -96,16 +96,17 @@ def order_problems(boot: Boot, devices: Devices) -> Iterator[Problem]:
             yield Problem(f"boot.order[{position}]", "is no kind of device and no device's id", f"'{item}'", allowed)
 
 
-def boot_indexes(boot: Boot, devices: Devices) -> Mapping[str, int]:
+def boot_indexes(boot: Boot, devices: Devices) -> Mapping[str, Parameter]:
     """The boot index of every device that gets one, by its key in the spec."""
     bootable = _bootable(devices)
     given = {key: index for key, (_, _, index) in bootable.items() if index is not None}
     if given:
-        return given
+        return {key: Parameter(index, f"{key}.boot_index") for key, index in given.items()}
     if boot.order is None and boot.kernel is not None:
         return {}
     order = boot.order if boot.order is not None else DEFAULT_ORDER
-    return {key: place for place, key in enumerate(_in_order(order, bootable), start=1)}
+    reason = why(boot, "order", "boot.order", default="disks, then CD drives, then networks")
+    return {key: Parameter(place, reason) for place, key in enumerate(_in_order(order, bootable), start=1)}
 
 
 def _in_order(order: Sequence[str], bootable: Mapping[str, tuple[str, str, int | None]]) -> list[str]:

@@ -114,11 +114,6 @@ class Machine(Devices):
         """The file the machine was read from."""
         return self._source
 
-    @property
-    def stem(self) -> str:
-        """The name of that file, which is the machine's unless it is given one."""
-        return stem_of(self._source)
-
     def contradictions(self) -> Iterator[Problem]:
         """What is wrong among the tables."""
         yield from self.cpu.topology_problems(self.cpus)

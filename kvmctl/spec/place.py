@@ -103,7 +103,7 @@ def place(parts: Sequence[Part], *, platform: Platform, acpi: bool) -> tuple[tup
         taken[seat] += 1
         if found.port is not None:
             ports.append(_root_port(f"{part.id}-port", *found.port, why=part.why))
-        devices.append(jsonopt("device", {**part.body, **found.address}, why=part.why))
+        devices.append(jsonopt("device", {**part.body, **found.address}, why=part.why, reasons=part.reasons))
     return (*ports, *devices), tuple(problems)
 
 

@@ -49,7 +49,10 @@ def read_mapping(spec: Mapping[str, Any], *, source: str, base: str) -> Reading:
     """What the mapping `spec` says; relative host paths count from the directory `base`."""
     named = {"name": stem_of(source), **spec}
     try:
-        return Reading(source, _sourced(Machine.model_validate(named, context={"base": base}), source))
+        machine = Machine.model_validate(named, context={"base": base})
+        if "name" not in spec:
+            machine.model_fields_set.discard("name")  # the file's own, which nobody wrote
+        return Reading(source, _sourced(machine, source))
     except ValidationError as error:
         reading = _read_around(faults_of(error, Machine, spec=named), named, source=source, base=base)
     place = {key: number for number, key in enumerate(named)}

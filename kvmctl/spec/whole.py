@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Final
 
 from kvmctl.plan.features import Feature
-from kvmctl.plan.option import Option, Value, bare, keyval, keyvals, text
+from kvmctl.plan.option import Option, Parameter, bare, gathered, keyval, text
 from kvmctl.spec import process
 from kvmctl.spec.context import Context, Lowered
 from kvmctl.spec.machine import Machine, Pci
@@ -42,7 +42,8 @@ def head(machine: Machine, ctx: Context, body: Lowered) -> Iterator[Option]:
         uuid_of(machine, ctx.name),
         why=why(machine, "uuid", "uuid", default="derived from the name, so always the same"),
     )
-    yield keyvals("machine", ctx.machine_type, _machine_body(machine, body), why=_machine_why(machine))
+    pinned = why(machine, "machine", "machine", default="q35, pinned to the version that is started first")
+    yield gathered("machine", _machine_parameters(machine, body), lead=ctx.machine_type, why=pinned)
     accel = why(machine, "accel", "accel", default=ctx.accel_reason)
     yield bare("enable-kvm", why=accel) if ctx.accel == "kvm" else keyval("accel", "tcg", why=accel)
     if ctx.platform == "microvm":
@@ -54,28 +55,38 @@ def head(machine: Machine, ctx: Context, body: Lowered) -> Iterator[Option]:
 def _name_why(machine: Machine, ctx: Context) -> str:
     if ctx.name != machine.name:
         return "default: the name it is started under"
-    return "default: the file's name" if machine.name == machine.stem else "name"
+    return why(machine, "name", "name", default="the file's name")
 
 
-def _machine_body(machine: Machine, body: Lowered) -> dict[str, Value]:
-    # A core dump of a QEMU that crashed is not the place for the guest's memory.
-    return {"usb": False, "acpi": machine.acpi, "dump-guest-core": False, **dict(body.machine)}
-
-
-def _machine_why(machine: Machine) -> str:
-    return why(machine, "machine", "machine", default="q35, pinned to the version that is started first")
+def _machine_parameters(machine: Machine, body: Lowered) -> dict[str, Parameter]:
+    acpi = why(machine, "acpi", "acpi", default="the power button, and most ways of plugging")
+    return {
+        "usb": Parameter(value=False, why="default: what needs a USB controller brings one"),
+        "acpi": Parameter(machine.acpi, acpi),
+        "dump-guest-core": Parameter(value=False, why="default: a core dump is no place for the guest's memory"),
+        **dict(body.machine),
+    }
 
 
 def tail(machine: Machine, ctx: Context) -> Iterator[Option]:
     """What happens at the end, how QEMU runs, and what kvmctl has no key for."""
-    events: dict[str, Value] = {"reboot": machine.on_reboot, "shutdown": machine.on_poweroff, "panic": machine.on_crash}
-    if machine.watchdog is not None:
-        events["watchdog"] = machine.watchdog.action
-    given = [key for key in ("on_reboot", "on_poweroff", "on_crash", "watchdog") if machine.gives(key)]
-    yield keyvals("action", None, events, why=", ".join(given) or "default: a guest that is done ends its QEMU")
+    yield gathered("action", dict(_events(machine)))
     reason = why(machine, "sandbox", "sandbox", default="QEMU needs to start no program and gain no privilege")
     yield from process.last(sandbox=machine.sandbox and Feature.SANDBOX in ctx.qemu.features, sandbox_why=reason)
     yield from _extra(machine.extra_args)
+
+
+def _events(machine: Machine) -> Iterator[tuple[str, Parameter]]:
+    """What QEMU does when something happens to the guest."""
+    for event, key, default in (
+        ("reboot", "on_reboot", "a guest that reboots goes on"),
+        ("shutdown", "on_poweroff", "a guest that is done ends its QEMU"),
+        ("panic", "on_crash", "a guest that has crashed ends its QEMU"),
+    ):
+        yield event, Parameter(getattr(machine, key), why(machine, key, key, default=default))
+    if machine.watchdog is not None:
+        reason = why(machine.watchdog, "action", "watchdog.action", default="a guest that hangs starts anew")
+        yield "watchdog", Parameter(machine.watchdog.action, reason)
 
 
 def _extra(arguments: tuple[str, ...]) -> Iterator[Option]:

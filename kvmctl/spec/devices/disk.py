@@ -241,11 +241,12 @@ class Disk(Device):
         if serial := self.serial or (name[: diskbus.SERIAL_LENGTH] if bus == "nvme" else ""):
             body["serial"] = serial
         if (index := ctx.boot_indexes.get(at.key)) is not None:
-            body["bootindex"] = index
+            body["bootindex"] = index.value
+        reasons = {"bootindex": index.why} if index is not None else {}
         shared = diskbus.controller(bus, ctx, at, iothread=thread)
         return Lowered(
             shared=((controllers.iothread(thread, at),) if thread else ()) + shared,
-            parts=(Part(diskbus.SEATS[bus], body, at.key, at.why, on=shared[0].id if shared else ""),),
+            parts=(Part(diskbus.SEATS[bus], body, at.key, at.why, on=shared[0].id if shared else "", reasons=reasons),),
             problems=_thread_problems(ctx, at) if thread else (),
         )
 
@@ -279,4 +280,4 @@ def _floppy_boot(ctx: Context, at: At) -> tuple[Option, ...]:
     index = ctx.boot_indexes.get(at.key)
     if index is None:
         return ()
-    return (keyval("global", driver="isa-fdc", property="bootindexA", value=index, why=at.why),)
+    return (keyval("global", driver="isa-fdc", property="bootindexA", value=index.value, why=index.why),)
