@@ -162,7 +162,7 @@ def _assemble(machine: Machine, ctx: Context, *, doubt: Doubt = NONE) -> Lowered
         *(spares(machine.pci) if ctx.platform == "q35" else ()),
         *tail(machine, ctx),
     )
-    wrong = (*body.problems, *homeless, *absent(parts, ctx), *_unconfined(machine, ctx))
+    wrong = (*body.problems, *homeless, *absent(parts, ctx), *_unconfined(machine, ctx), *_portless(machine, ctx))
     # What is there in part only, or stands for something else, has clashes of its own.
     is_whole = not wrong and doubt == NONE
     problems = (*wrong, *(clashes(options, body) if is_whole else ()), *taken_twice(body))
@@ -191,6 +191,12 @@ def _by_id(shared: Iterable[Option | Part]) -> tuple[Option | Part, ...]:
     for item in shared:
         found.setdefault(item.body["id"], item)
     return tuple(found.values())
+
+
+def _portless(machine: Machine, ctx: Context) -> Iterator[Problem]:
+    if machine.pci.spare_root_ports and ctx.platform != "q35":
+        count, way_out = str(machine.pci.spare_root_ports), "machine = 'q35', or leave it out"
+        yield Problem("pci.spare_root_ports", f"{ctx.platform} has no root ports", count, way_out)
 
 
 def _unconfined(machine: Machine, ctx: Context) -> Iterator[Problem]:

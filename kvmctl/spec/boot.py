@@ -89,11 +89,21 @@ def order_problems(boot: Boot, devices: Devices) -> Iterator[Problem]:
             yield Problem(f"{key}.boot_index", f"{twins[0]} has it too", str(index))
         if boot.order is not None:
             yield Problem(f"{key}.boot_index", "boot.order says the order already", str(index), "one of the two")
+    yield from _floppy_problems(devices)
     ids = [name for name, _, _ in _bootable(devices).values()]
     for position, item in enumerate(boot.order or ()):
         if item not in (*CLASSES, *ids):
             allowed = did_you_mean(item, (*CLASSES, *ids)) + ", ".join(f"'{word}'" for word in (*CLASSES, *ids))
             yield Problem(f"boot.order[{position}]", "is no kind of device and no device's id", f"'{item}'", allowed)
+
+
+def _floppy_problems(devices: Devices) -> Iterator[Problem]:
+    floppies = [index for index, disk in enumerate(devices.disks) if disk.device == "floppy"]
+    for index in floppies[1:]:
+        place = devices.disks[index].boot_index
+        if place is not None:
+            message = f"a PC boots from its first floppy drive, disks[{floppies[0]}]"
+            yield Problem(f"disks[{index}].boot_index", message, str(place), "leave it out")
 
 
 def boot_indexes(boot: Boot, devices: Devices) -> Mapping[str, Parameter]:

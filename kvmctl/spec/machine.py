@@ -35,11 +35,11 @@ def _parse_qemu(value: Any, info: ValidationInfo) -> str:
 class Pci(Model):
     """The PCI buses."""
 
-    spare_root_ports: Int = Field(
-        default=4,
+    spare_root_ports: Int | None = Field(
+        default=None,
         ge=0,
         le=32,
-        description="Empty pcie-root-ports on q35, one for each device plugged in while it runs.",
+        description="Empty pcie-root-ports on q35, one for each device plugged in while it runs; 4 unless given.",
     )
 
 

@@ -17,6 +17,7 @@ from kvmctl.spec.place import spare_ports
 
 _NAMESPACE: Final = bytes.fromhex("9a05ae073ba4cfb6d157e6148cd852ea")
 """kvmctl's own namespace for UUIDs made from names (RFC 9562, version 5)."""
+_SPARE_PORTS: Final = 4
 
 
 def derived_uuid(name: str) -> str:
@@ -101,4 +102,5 @@ def _extra(arguments: tuple[str, ...]) -> Iterator[Option]:
 def spares(pci: Pci) -> tuple[Option, ...]:
     """The root ports that are kept free."""
     reason = why(pci, "spare_root_ports", "pci.spare_root_ports", default="for what is plugged in while it runs")
-    return spare_ports(pci.spare_root_ports, why=reason)
+    count = _SPARE_PORTS if pci.spare_root_ports is None else pci.spare_root_ports
+    return spare_ports(count, why=reason)

@@ -26,6 +26,9 @@ from kvmctl.spec.model import Bool, Int
 from kvmctl.spec.units import ByteSize, Id, ImageName, Line, matching
 
 _FORMAT_BY_SUFFIX: Final[dict[str, Format]] = {".qcow2": "qcow2", ".raw": "raw", ".iso": "raw"}
+_OF_MEDIA: Final = ("format", "cache", "aio", "discard", "detect_zeroes", "read_only")
+"""The keys that are about the image, and mean nothing for a drive that has none."""
+_NO_MEDIUM: Final = "path = ..., or leave it out"
 
 
 _thread_name = matching(
@@ -128,6 +131,11 @@ class Disk(Device):
                 f"can't be told from the name '{self.path.rpartition('/')[2]}', and images are never probed",
                 allowed="format = 'raw' or 'qcow2'",
             )
+        if self.device != "disk" and self.path is None:
+            for key in (key for key in _OF_MEDIA if getattr(self, key) != type(self).model_fields[key].default):
+                yield Problem(
+                    key, f"the {self.device} drive is empty, and this is about what is in it", allowed=_NO_MEDIUM
+                )
         if self.read_only and self.size is not None:
             yield Problem("read_only", "a disk that is made empty and can't be written is of no use")
 
@@ -147,6 +155,8 @@ class Disk(Device):
             yield Problem("bus", "no CD drive is made for it", f"'{self.bus}'", "one of 'sata', 'ide', 'scsi'")
         if self.device == "floppy" and self.bus is not None:
             yield Problem("bus", "a floppy drive has its own controller", f"'{self.bus}'", "leave it out")
+        if self.device == "floppy" and self.serial is not None:
+            yield Problem("serial", "a floppy drive has no serial number", f"'{self.serial}'", "leave it out")
         if self.iothread and (self.device != "disk" or (self.bus or "virtio") not in diskbus.THREADED):
             yield Problem("iothread", "only virtio and scsi disks can have one", allowed="bus = 'virtio' or 'scsi'")
         for key in ("werror", "rerror"):
