@@ -88,7 +88,7 @@ def find_problems(
         *((Problem("accel", no_kvm, "'kvm'"),) if no_kvm else ()),
         *_name_problems(name),
         *((found,) if isinstance(found, Problem) else ()),
-        *(problem for problem in worlds[0] if all(problem in others for others in worlds)),
+        *(problem for world in worlds[:1] for problem in world if all(problem in others for others in worlds)),
     )
     return tuple(dict.fromkeys((*reading.problems, *(problem for problem in here if not doubt.touches(problem)))))
 

@@ -22,6 +22,8 @@ _RESTS_ON: Final[Mapping[str, frozenset[str]]] = {
     "vnc": frozenset({"name"}),
 }
 """The parts of a spec whose problems can come of what other parts say, besides those that they name."""
+_ALONE: Final = frozenset({"cpu.model"})
+"""Keys that are wrong or right by themselves, whatever else their tables say."""
 
 
 def part_of(key: str) -> str:
@@ -46,6 +48,8 @@ class Doubt:
 
     def covers(self, key: str) -> bool:
         """Whether what is at `key`, or what decides whether it is right, is in doubt."""
+        if key in _ALONE:
+            return False
         part = part_of(key)
         kind = _kind_of(part)
         rests_on = _RESTS_ON.get(kind, frozenset())

@@ -61,5 +61,10 @@ def test_what_is_left_of_a_wrong_spec_is_a_machine() -> None:
     assert not reading.doubt.covers("memory")
 
 
+def test_a_qemu_without_any_machine_that_is_known_is_told_so() -> None:
+    (told,) = factory.rejected("cpu.model = 'EPYC'", qemu=factory.qemu(machines=()))
+    assert told.startswith("machine: QEMU 7.2.22 (/usr/bin/qemu-system-x86_64) has no such machine")
+
+
 def test_a_right_spec_is_in_no_doubt() -> None:
     assert read("", source="web.toml", base="/specs").doubt == NONE
