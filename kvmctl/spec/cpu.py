@@ -94,7 +94,10 @@ def lower(cpu: Cpu, ctx: Context, *, cpus_why: str) -> Lowered:
 def _model(cpu: Cpu, ctx: Context) -> Option:
     default = "host" if ctx.accel == "kvm" else "max"
     reason = "the host's own CPU, as KVM can only run that" if ctx.accel == "kvm" else "everything TCG can do"
-    features = {name: Parameter(value, f"cpu.features.{name}") for name, value in cpu.features.items()}
+    refused = ctx.host.kvm.refused_cpu_features if ctx.accel == "kvm" else ()
+    left_out = Parameter(value=False, why="default: this host's KVM announces it, and refuses what belongs to it")
+    features = dict.fromkeys(refused, left_out)
+    features |= {name: Parameter(value, f"cpu.features.{name}") for name, value in cpu.features.items()}
     return gathered("cpu", features, lead=cpu.model or default, why=why(cpu, "model", "cpu.model", default=reason))
 
 
