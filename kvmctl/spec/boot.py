@@ -49,7 +49,7 @@ class Boot(Model):
                 yield Problem(key, "belongs to a kernel, and there is none", allowed="kernel = ...")
         for item, count in Counter(self.order or ()).items():
             if count > 1:
-                yield Problem("order", "names something twice", f"'{item}'")
+                yield Problem("order", "names something twice", f"'{item}'", "each once")
 
 
 def lower(boot: Boot) -> Lowered:
@@ -86,7 +86,7 @@ def order_problems(boot: Boot, devices: Devices) -> Iterator[Problem]:
     for key, index in given.items():
         twins = [other for other, its in given.items() if its == index and other != key]
         if twins:
-            yield Problem(f"{key}.boot_index", f"{twins[0]} has it too", str(index))
+            yield Problem(f"{key}.boot_index", f"{twins[0]} has it too", str(index), "another one")
         if boot.order is not None:
             yield Problem(f"{key}.boot_index", "boot.order says the order already", str(index), "one of the two")
     yield from _floppy_problems(devices)

@@ -79,7 +79,11 @@ class Cpu(Model):
         if prod(members.values()) != total:
             text = " * ".join(f"{count} {member}" for member, count in members.items())
             whole = "cpu.max" if self.max else "cpus"
-            yield Problem("cpu", f"the topology {text} is {prod(members.values())} CPUs and {whole} is {total}")
+            yield Problem(
+                "cpu",
+                f"the topology {text} is {prod(members.values())} CPUs and {whole} is {total}",
+                allowed=f"numbers whose product is {total}",
+            )
 
 
 def _share(total: int, by: int) -> int:

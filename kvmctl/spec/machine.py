@@ -128,7 +128,7 @@ class Machine(Devices):
         counts = Counter(macs.values())
         for key, mac in macs.items():
             if counts[mac] > 1:
-                yield Problem(key, "two cards have this address", f"'{mac}'")
+                yield Problem(key, "two cards have this address", f"'{mac}'", "another one")
 
     def _stray_arguments(self) -> Iterator[Problem]:
         """QEMU takes an argument that belongs to no option for a disk image, which nobody means."""

@@ -57,7 +57,7 @@ class Memory(Model):
                 "size", "is less than 1MiB", size_text(self.size), "a plain number is in bytes; write '512MiB'"
             )
         elif self.size % 8192:
-            yield Problem("size", "is not a multiple of 8KiB", size_text(self.size))
+            yield Problem("size", "is not a multiple of 8KiB", size_text(self.size), "like '512MiB'")
         if self.max is not None and self.max <= self.size:
             yield Problem("max", "is not more than size", size_text(self.max), f"more than {size_text(self.size)}")
         if self.slots is not None and self.max is None:
@@ -153,7 +153,7 @@ def _host_problems(memory: Memory, ctx: Context) -> Iterator[Problem]:
     if memory.max is not None and ctx.platform == "microvm":
         yield Problem("memory.max", "no memory can be plugged into a microvm", allowed="machine = 'q35'")
     elif memory.max is not None and not ctx.acpi:
-        yield Problem("memory.max", "memory is plugged in through ACPI, and acpi is false")
+        yield Problem("memory.max", "memory is plugged in through ACPI, and acpi is false", allowed="acpi = true")
     page = memory.hugepages
     if page is None:
         return

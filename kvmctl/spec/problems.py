@@ -76,10 +76,11 @@ def _problems(item: ErrorDetails, place: _Place) -> list[Problem]:
         case "extra_forbidden":
             return [_unknown(key, item["loc"], place.holder)]
         case "union_tag_invalid" | "union_tag_not_found":
-            return [_wrong_tag(key, item)]
+            return [_wrong_tag(key, item, place.kind)]
+        case "missing":
+            return [Problem(key, _PLAIN["missing"], allowed=_described(item["loc"][-1], place.holder))]
         case kind:
-            given = "" if kind == "missing" else _quoted(item["input"])
-            return [Problem(key, _PLAIN.get(kind, item["msg"]), given, _allowed(item))]
+            return [Problem(key, _PLAIN.get(kind, item["msg"]), _quoted(item["input"]), _allowed(item))]
 
 
 def joined(key: str, rest: str) -> str:
@@ -121,6 +122,13 @@ def _allowed(item: ErrorDetails) -> str:
             return ""
 
 
+def _described(field: int | str, holder: Any) -> str:
+    """What belongs at a field of the table `holder`, as the manual has it."""
+    described = getattr(holder, "model_fields", {}).get(field)
+    text = (described.description or "").removesuffix(".") if isinstance(described, FieldInfo) else ""
+    return text[:1].lower() + text[1:]
+
+
 def _words(expected: str, given: Any) -> str:
     words = [word for word in expected.replace(" or ", ", ").split(", ") if word]
     return f"{did_you_mean(given, [word.strip(chr(39)) for word in words])}one of {', '.join(words)}"
@@ -132,23 +140,25 @@ def _unknown(key: str, loc: Sequence[int | str], holder: Any) -> Problem:
     return Problem(key, "unknown key", allowed=hint.rstrip() or f"the keys here are {', '.join(keys)}")
 
 
-def _wrong_tag(key: str, item: ErrorDetails) -> Problem:
+def _wrong_tag(key: str, item: ErrorDetails, union: Any) -> Problem:
     context = item.get("ctx", {})
     tag = str(context["discriminator"]).strip("'")
     expected = context.get("expected_tags", "")
     if item["type"] == "union_tag_not_found":
-        return Problem(joined(key, tag), "is missing")
+        tags = [repr(word) for choice in get_args(union) for word in get_args(choice.model_fields[tag].annotation)]
+        return Problem(joined(key, tag), _PLAIN["missing"], allowed=f"one of {', '.join(tags)}")
     return Problem(
         joined(key, tag), _PLAIN["union_tag_invalid"], _quoted(context["tag"]), _words(expected, context["tag"])
     )
 
 
 class _Place(NamedTuple):
-    """A place in a spec: its dotted key, the way to it, the type of the table that holds its last step, and what the
-    spec has there."""
+    """A place in a spec: its dotted key, the way to it, its type and that of the table that holds its last step, and
+    what the spec has there."""
 
     key: str
     steps: Steps
+    kind: Any
     holder: Any
     written: Any
 
@@ -171,7 +181,7 @@ def _locate(loc: Sequence[int | str], root: type[BaseModel], spec: Any) -> _Plac
             key = f"{key}[{step}]" if isinstance(step, int) else joined(key, str(step))
             spec = _item(spec, step)
             steps.append(step)
-    return _Place(key, tuple(steps), holder, spec)
+    return _Place(key, tuple(steps), here, holder, spec)
 
 
 def _item(spec: Any, step: int | str) -> Any:

@@ -137,7 +137,9 @@ class Disk(Device):
                     key, f"the {self.device} drive is empty, and this is about what is in it", allowed=_NO_MEDIUM
                 )
         if self.read_only and self.size is not None:
-            yield Problem("read_only", "a disk that is made empty and can't be written is of no use")
+            yield Problem(
+                "read_only", "a disk that is made empty and can't be written is of no use", allowed="leave it out"
+            )
 
     def _image_problems(self) -> Iterator[Problem]:
         """A disk that begins as an image of the store is made by kvmctl, where and as kvmctl wants it."""
@@ -271,7 +273,9 @@ class Disk(Device):
     def _floppy(self, ctx: Context, at: At, *, name: str) -> Lowered:
         """A floppy drive; pc has the controller and q35 is given one."""
         if ctx.platform == "microvm":
-            return Lowered(problems=(Problem(f"{at.key}.device", "a microvm has no floppy drives", "'floppy'"),))
+            return Lowered(
+                problems=(Problem(f"{at.key}.device", "a microvm has no floppy drives", "'floppy'", "machine = 'pc'"),)
+            )
         shared = controllers.floppy(ctx.platform, at)
         body: dict[str, Value] = {"driver": "floppy", "id": name, **self._medium_of(name)}
         part = Part(Seat.FLOPPY_DRIVE, body, at.key, at.why, on=shared[0].id if shared else "floppy-bus")
