@@ -24,6 +24,7 @@ from kvmctl.spec.words import did_you_mean
 FROM_DESCRIPTORS: Final = ("uefi", "uefi-secure")
 """The firmwares that are found by the descriptors among the facts; the others need none."""
 _KINDS: Final = ("bios", *FROM_DESCRIPTORS)
+_QBOOT: Final = "qboot.rom"
 _ROM_SUFFIXES: Final = (".rom", ".bin", ".fd")
 _ALLOWED: Final = "'bios', 'uefi', 'uefi-secure', the name of a ROM that comes with QEMU ('qboot.rom'), or a path"
 _KEY: Final = "firmware"
@@ -33,7 +34,7 @@ def _parse(value: Any, info: ValidationInfo) -> str:
     if not isinstance(value, str) or "/" not in value:
         is_known = value in _KINDS or (isinstance(value, str) and value.endswith(_ROM_SUFFIXES))
         if not is_known:
-            raise reject("is no firmware", allowed=did_you_mean(value, _KINDS) + _ALLOWED)
+            raise reject("is no firmware", allowed=did_you_mean(value, (*_KINDS, _QBOOT)) + _ALLOWED)
     return value if "/" not in value else anchor_path(value, base_of(info))
 
 
