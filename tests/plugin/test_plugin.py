@@ -208,7 +208,8 @@ def test_a_failed_test_tells_of_its_machines_and_keeps_that(pytester: pytest.Pyt
     result.stdout.fnmatch_lines(
         [
             "*vm: verdict*",
-            "DeadlineExceeded: waited 0.2 s for 'never' on the console in 'test-it-*",
+            "DeadlineExceeded: machine 'test-it-*': gave up after 0.2 s: wait for 'never' on the console",
+            "verdict: unknown: *",
             "*vm test-it-*: state*",
             "running, process *",
             "*vm test-it-*: console, its end*",
