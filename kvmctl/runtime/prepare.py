@@ -66,7 +66,8 @@ def prepare(
     host = look_at_host(machine, roots=roots, remember=remember)
     qemu = look_at_qemu(machine, roots, remember=remember)
     pinned = None if is_captive else specs.read_pin(paths)
-    plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
+    with deferred.judged_start():
+        plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
     plan = confine(plan, host)
     return Prepared(tie(plan, find_tie(host, qemu)) if is_captive else plan, paths, is_lasting=_is_lasting(host))
 
