@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from kvmctl.plan.features import Feature
+from kvmctl.plan.guest import Become
 from kvmctl.plan.virtiofsd import Virtiofsd
 
 
@@ -99,10 +100,24 @@ class KvmFacts:
     creates_vcpu: bool = False
     runs_code: bool = False
     """The self-test's few bytes of real-mode code ran to their end."""
+    refused_cpu_features: tuple[str, ...] = ()
+    """By QEMU's names: what KVM says guests may be given, and does not let QEMU give them."""
     cpu_flags: frozenset[str] = frozenset()
     """``vmx``, ``svm`` and whatever else /proc/cpuinfo has that matters to virtualisation."""
     module: str = ""
     """``kvm_intel``, ``kvm_amd``, ``kvm_pvm``; empty when built in or unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What is known of an image that decides what its guest is told, and how."""
+
+    user: str | None = None
+    """Whom its publisher lets in."""
+    has_cloud_init: bool | None = None
+    shell: str | None = None
+    """What people there have for a shell; None leaves it to the guest."""
+    become: Become = "sudo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +135,8 @@ class HostFacts:
     """Free pages by page size in bytes."""
     setpriv: str | None = None
     """Path of util-linux's ``setpriv``, which ties a captive machine to its launcher."""
-    without_cloud_init: frozenset[str] = frozenset()
-    """The images of the machine that are known to have no cloud-init."""
+    images: Mapping[str, ImageFacts] = field(default_factory=dict)
+    """Those of the machine's images that are in the store, by name."""
     user: str = "root"
     """The login name of whoever runs kvmctl; empty where there is none."""
     virtiofsd: Virtiofsd = field(default_factory=Virtiofsd)

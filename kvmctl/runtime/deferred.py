@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kvmctl.guest.upkeep import Trimmed
     from kvmctl.image.hold import Hold
     from kvmctl.image.holders import Holder
+    from kvmctl.plan.facts import ImageFacts
     from kvmctl.plan.guest import MakeKeys, TellGuest
     from kvmctl.plan.helper import Helper
     from kvmctl.plan.layers import AddLayer
@@ -190,10 +191,10 @@ def image_names(roots: Roots) -> set[str]:
     return names
 
 
-def images_without_cloud_init(names: Collection[str], roots: Roots) -> frozenset[str]:
-    """`kvmctl.runtime.images.without_cloud_init`."""
-    found: frozenset[str] = import_module("kvmctl.runtime.images").without_cloud_init(names, roots)
-    return found
+def image_facts(names: Collection[str], roots: Roots) -> dict[str, ImageFacts]:
+    """`kvmctl.runtime.images.image_facts`."""
+    facts: dict[str, ImageFacts] = import_module("kvmctl.runtime.images").image_facts(names, roots)
+    return facts
 
 
 def start_helper(helper: Helper, *, env: Mapping[str, str], undo: ExitStack) -> tuple[int, RunningHelper]:
