@@ -215,8 +215,8 @@ def test_twenty_machines_started_by_four_processes_all_run() -> None:
         kvmctl.remove(name)
 
 
-WAYS = ["", "again", "made", "quick", "quick again", "quick made"]
-"""How machines are started, in the words of `START_KILLED_AT_EVERY_STEP`."""
+WAYS = ["", "made", "quick again", "quick made"]
+"""How machines are started, in the words of `start_scripts`."""
 
 
 @pytest.mark.slow
@@ -228,7 +228,7 @@ def test_a_launcher_killed_at_any_step_leaves_all_as_it_was(roots: Roots, way: s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["interrupt", "error"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["", "quick again", "quick made"])
 def test_a_start_that_fails_at_any_step_leaves_all_as_it_was(roots: Roots, way: str, fault: str) -> None:
     said = run_script(START_FAILING_AT_EVERY_STEP, fault, *way.split(), seconds=240)
     assert int(said.split()[1]) > 25  # so many things a start asks of the system, or the hook missed them
