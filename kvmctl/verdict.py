@@ -38,6 +38,8 @@ class VerdictKind(StrEnum):
     """The guest runs, and its agent never spoke."""
     DISK_ERROR = "disk-error"
     """The machine was stopped because a disk failed or is full."""
+    QEMU_HALTED = "qemu-halted"
+    """QEMU's process was stopped by a signal."""
     PAUSED = "paused"
     POWERED_OFF = "powered-off"
     REBOOTED = "rebooted"

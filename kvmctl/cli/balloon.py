@@ -34,7 +34,7 @@ def balloon(
     found = on_machine(
         name,
         lambda vm: _balloon(vm, wanted, patient=timeout > 0),
-        timeout=timeout or None,
+        timeout=None if wanted is None else timeout or None,
         doing=f"wait for the guest to come to {size}",
         hint=f"It is still asked to; how far it came: kvmctl balloon {name}",
     )

@@ -80,6 +80,9 @@ def create(
     a device of the host, one end of a cable) is refused. A card on a tap is left out, and plugged into each fork. Who
     gives up on a guest that does not get there is told what became of it.
 
+    Forks get random numbers and a clock of their own by a program that the guest's agent lets us put there, or by the
+    guest's perl or python. Where there is none of these, by nothing, and that is said.
+
     \b
     kvmctl template create web --from machines/web.toml --run 'systemctl start nginx' --until agent
     kvmctl fork web --count 10

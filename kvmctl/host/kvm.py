@@ -57,6 +57,7 @@ def kvm_facts(device: Device, cpu: Cpu, module: str) -> KvmFacts:
         creates_vm=device.self_test.creates_vm,
         creates_vcpu=device.self_test.creates_vcpu,
         runs_code=device.self_test.runs_code,
+        refused_cpu_features=device.self_test.refused_msrs,
         cpu_flags=frozenset(cpu.flags),
         module=module,
     )

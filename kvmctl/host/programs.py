@@ -28,6 +28,8 @@ def _everywhere(package: str) -> dict[str, str]:
     return dict.fromkeys(("debian", "fedora", "arch"), package)
 
 
+_SSH_PACKAGES: Final = {"debian": "openssh-client", "fedora": "openssh-clients", "arch": "openssh"}
+
 PROGRAMS: Final[tuple[Program, ...]] = (
     Program(
         "qemu-img",
@@ -41,6 +43,8 @@ PROGRAMS: Final[tuple[Program, ...]] = (
         _everywhere("util-linux"),
         is_used=True,
     ),
+    Program("ssh", "logs in to guests", _SSH_PACKAGES, is_used=True),
+    Program("ssh-keygen", "makes the keys of machines with a [guest]", _SSH_PACKAGES, is_used=True),
     Program("swtpm", "emulates a TPM", _everywhere("swtpm"), is_used=False),
     Program("passt", "makes networks fast without root", _everywhere("passt"), is_used=False),
     Program(

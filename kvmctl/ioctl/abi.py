@@ -222,6 +222,8 @@ GET_REGS = _gives("GET_REGS", 0x81, Regs)
 SET_REGS = _takes("SET_REGS", 0x82, Regs)
 GET_SREGS = _gives("GET_SREGS", 0x83, Sregs)
 SET_SREGS = _takes("SET_SREGS", 0x84, Sregs)
+SET_MSRS = _takes("SET_MSRS", 0x89, Msrs)
+SET_CPUID2 = _takes("SET_CPUID2", 0x90, Cpuid2, Cap.EXT_CPUID)
 SET_SIGNAL_MASK = _takes("SET_SIGNAL_MASK", 0x8B, SignalMask)
 
 

@@ -18,6 +18,8 @@ class CpuidEntry:
     ebx: int
     ecx: int
     edx: int
+    flags: int = 0
+    """1 where the leaf has subleaves, so that `index` counts."""
 
 
 def features(entries: Iterable[CpuidEntry]) -> frozenset[str]:

@@ -11,7 +11,7 @@ The structures are x86-64's (see `abi`); on another CPU `Kvm.api_version` and `K
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ctypes import addressof, c_char, c_uint32, c_uint64, sizeof
 from dataclasses import dataclass
 from mmap import mmap
@@ -61,14 +61,14 @@ class Kvm(Handle):
         self.request(abi.GET_SUPPORTED_CPUID, buffer)
         count = abi.Cpuid2.from_buffer(buffer).nent
         entries = (abi.CpuidEntry2 * count).from_buffer(buffer, head)
-        return tuple(CpuidEntry(e.function, e.index, e.eax, e.ebx, e.ecx, e.edx) for e in entries)
+        return tuple(CpuidEntry(e.function, e.index, e.eax, e.ebx, e.ecx, e.edx, e.flags) for e in entries)
 
     def feature_msrs(self) -> dict[int, int]:
         """The model-specific registers by which KVM says what guests may be given, with their values, x86 only.
 
         The VMX ones (0x480 to 0x492) describe the VMX that a guest would see, so they are there only with nesting on.
         """
-        values = ((index, self._feature_msr(index)) for index in self._feature_msr_indices())
+        values = ((index, self.feature_msr(index)) for index in self._feature_msr_indices())
         return {index: value for index, value in values if value is not None}
 
     def create_vm(self, kind: int = 0) -> Vm:
@@ -90,8 +90,8 @@ class Kvm(Handle):
         count = abi.MsrList.from_buffer(buffer).nmsrs
         return list((c_uint32 * count).from_buffer(buffer, head))
 
-    def _feature_msr(self, index: int) -> int | None:
-        """One register's value; None if the kernel lists it but can't read it."""
+    def feature_msr(self, index: int) -> int | None:
+        """One of these registers' value; None if the kernel lists it but can't read it."""
         buffer = bytearray(abi.Msrs(nmsrs=1)) + bytearray(abi.MsrEntry(index=index))
         # SAFETY: `nmsrs` is 1 and one entry follows the head.
         was_read = self.request(abi.GET_MSRS, buffer) == 1
@@ -189,6 +189,23 @@ class Vcpu(Handle):
     def set_sregs(self, sregs: abi.Sregs) -> None:
         """Set segments, tables and control registers."""
         self.write(abi.SET_SREGS, sregs)
+
+    def set_cpuid(self, entries: Sequence[CpuidEntry]) -> None:
+        """Say what the CPUID instruction tells the guest; before the vCPU runs for the first time."""
+        words = (
+            abi.CpuidEntry2(
+                function=e.function, index=e.index, flags=e.flags, eax=e.eax, ebx=e.ebx, ecx=e.ecx, edx=e.edx
+            )
+            for e in entries
+        )
+        # SAFETY: `nent` is the number of entries that follow the head.
+        self.request(abi.SET_CPUID2, bytearray(abi.Cpuid2(nent=len(entries))) + b"".join(map(bytes, words)))
+
+    def takes_msr(self, index: int, value: int) -> bool:
+        """Set a model-specific register; whether KVM let us."""
+        # SAFETY: `nmsrs` is 1 and one entry follows the head.
+        buffer = bytearray(abi.Msrs(nmsrs=1)) + bytearray(abi.MsrEntry(index=index, data=value))
+        return self.request(abi.SET_MSRS, buffer) == 1
 
     def set_signal_mask(self, blocked: Iterable[int]) -> None:
         """Have exactly the signals `blocked` wait while the vCPU runs, whatever the thread's own mask; any other one

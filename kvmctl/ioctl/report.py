@@ -31,6 +31,8 @@ def _summary(inventory: Inventory) -> Iterator[str]:
         yield _fact("API version", str(kvm.api_version))
     if kvm.self_test != SelfTest():
         yield _fact("self-test", _self_test(kvm.self_test))
+    if kvm.self_test.refused_msrs:
+        yield _fact("refused", f"{', '.join(kvm.self_test.refused_msrs)}: announced to guests, and not let be set")
     if caps:
         yield _fact(
             "vCPUs",

@@ -99,6 +99,8 @@ class KvmFacts:
     creates_vcpu: bool = False
     runs_code: bool = False
     """The self-test's few bytes of real-mode code ran to their end."""
+    refused_cpu_features: tuple[str, ...] = ()
+    """By QEMU's names: what KVM says guests may be given, and does not let QEMU give them."""
     cpu_flags: frozenset[str] = frozenset()
     """``vmx``, ``svm`` and whatever else /proc/cpuinfo has that matters to virtualisation."""
     module: str = ""

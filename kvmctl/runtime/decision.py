@@ -17,12 +17,14 @@ from kvmctl.plan.captive import Tie
 from kvmctl.plan.card import Card
 from kvmctl.plan.facts import QemuFacts
 from kvmctl.plan.fork import Frozen
+from kvmctl.plan.guest import TellGuest
 from kvmctl.plan.model import CreateOverlay, Input, Plan
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.plan.share import InputDirectory
 from kvmctl.plan.template import template_plan
 from kvmctl.runtime import deferred
 from kvmctl.runtime.digests import digest
+from kvmctl.runtime.firstboot import told
 from kvmctl.runtime.prepare import find_tie, look_at_host, look_at_qemu
 from kvmctl.runtime.template_record import Source, host_cpu, verified_inputs
 from kvmctl.runtime.waiting import Condition, parse_guest_condition
@@ -66,6 +68,7 @@ def decide(name: str, machine: Machine, *, until: str | None, run: tuple[str, ..
         cpu=host_cpu(plan.accel),
         until=str(awaited),
         commands=run,
+        told={key: digest for step in plan.steps if isinstance(step, TellGuest) for key, digest in told(step).items()},
     )
     return Making(plan, qemu, find_tie(host, qemu), Frozen(booted, made, final), awaited, source, keys, cards)
 
@@ -101,6 +104,9 @@ def differences(old: Source, new: Source) -> Iterator[str]:
     for path in sorted({*old.inputs, *new.inputs}):
         if old.inputs.get(path) != new.inputs.get(path):
             yield f"  {path!r} is another one"
+    for key in sorted({*old.told, *new.told}):
+        if (digest := new.told.get(key, "")) is not None and digest != old.told.get(key, ""):
+            yield f"  what {key} says is another one"
     if (old.qemu, old.qemu_identity) != (new.qemu, new.qemu_identity):
         yield f"  QEMU was {old.qemu!r} {old.qemu_version}, and is {new.qemu!r} {new.qemu_version}"
     for field in ("machine_type", "cpu", "until", "commands"):

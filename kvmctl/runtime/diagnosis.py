@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from kvmctl import files
+from kvmctl.errors import StateError
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import oom
+from kvmctl.runtime import oom, store
 from kvmctl.runtime.events import Event, Exit, ExitReason, derive
 from kvmctl.runtime.judge import Evidence, judge
+from kvmctl.runtime.peers import is_stopped
 from kvmctl.verdict import Verdict
 
 _CONSOLE_TAIL: Final = 64 << 10
@@ -30,6 +33,7 @@ def diagnose(plan: Plan, paths: MachinePaths, events: Sequence[Event], *, end: E
         has_console=has_console,
         qemu_log=files.read_tail(paths.qemu_log, limit=_QEMU_TAIL),
         disk_error=_disk_error(events),
+        halted=_halted(paths) if end is None else 0,
         oom=_oom(paths, end, since=history.started),
         has_agent=plan.guest.agent == "virtio",
         agent_open=history.agent_open,
@@ -48,6 +52,15 @@ def _disk_error(events: Sequence[Event]) -> str:
             device = device.removeprefix("/machine/peripheral/").removesuffix("/virtio-backend")
             return f"{device}: {data.get('operation', 'a request')} failed: {data.get('reason', 'no reason given')}"
     return ""
+
+
+def _halted(paths: MachinePaths) -> int:
+    """QEMU's pid, where it was stopped by a signal; 0 where it can't be seen from here, too."""
+    with suppress(StateError):
+        if process := store.find_process(paths):
+            with process:
+                return process.pid if is_stopped(process.pid) else 0
+    return 0
 
 
 def _oom(paths: MachinePaths, end: Exit | None, *, since: float | None) -> str:

@@ -49,6 +49,19 @@ def check_guest(step: TellGuest) -> None:
     _require(found)
 
 
+def told(step: TellGuest) -> dict[str, str | None]:
+    """Digests of what is read for it from outside the spec, or is secret there, by the spec's keys.
+
+    None for a variable that is not set. Raises SpecError.
+    """
+    found = _gather(step)
+    digests: dict[str, str | None] = {}
+    for source in step.first_boot.sources():
+        if source.kind != "text":
+            digests[source.key] = None if source in found.unset else sha256(found.contents[source]).hexdigest()
+    return digests
+
+
 def shown(step: TellGuest) -> dict[str, bytes]:
     """What the guest will be given, file by file, with its secrets hidden. Raises SpecError."""
     found = _gather(step, is_shown=True)

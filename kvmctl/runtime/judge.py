@@ -27,6 +27,8 @@ class Evidence:
     qemu_log: str = ""
     disk_error: str = ""
     """The last event that told of a disk's error."""
+    halted: int = 0
+    """QEMU's pid, where that process was stopped by a signal; 0 where it was not."""
     oom: str = ""
     """What the host's kernel said of killing QEMU for want of memory."""
     has_agent: bool = False
@@ -87,6 +89,13 @@ def _killed(evidence: Evidence, end: Exit) -> Verdict:
 
 def _judge_halt(evidence: Evidence, symptom: Verdict | None) -> Verdict | None:
     """A machine that lives, and whose guest can't go on by itself."""
+    if evidence.halted:
+        return Verdict(
+            VerdictKind.QEMU_HALTED,
+            "QEMU was stopped by a signal, and answers nobody",
+            (f"process {evidence.halted} is in the state T: SIGCONT would wake it",),
+            f"Let it go on: kill -CONT {evidence.halted}",
+        )
     match evidence.state:
         case State.IO_ERROR:
             return Verdict(

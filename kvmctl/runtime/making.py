@@ -90,6 +90,7 @@ async def create_template(
         has_waited = await makers.claim(making.where.made, stack)
         if found := _find_made(making, roots, refresh=refresh, has_waited=has_waited):
             return found
+        unfinished.check_free(making.where.final)
         renewed = await _boot_and_freeze(making, patience)
         await asyncio.to_thread(_seal, making, renewed)
         unfinished.finish(making.where.made, making.where.final)

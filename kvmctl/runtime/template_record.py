@@ -19,7 +19,7 @@ from kvmctl.plan.model import Plan
 from kvmctl.plan.template_paths import TemplatePaths
 from kvmctl.runtime import deferred
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Raised when an older kvmctl could not use a template any more."""
 _CPUINFO: Final = "/proc/cpuinfo"
 _CPU_WORDS: Final = ("model name", "flags")
@@ -43,6 +43,9 @@ class Source(NamedTuple):
     """What was waited for before it was frozen."""
     commands: tuple[str, ...]
     """What was run in the guest before that."""
+    told: Mapping[str, str | None]
+    """Digests of what the guest was told at its first boot, where that is not in the spec itself, by the spec's keys.
+    None for what can't be told now: a variable that is not set."""
 
 
 class Record(NamedTuple):

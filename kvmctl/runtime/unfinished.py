@@ -36,6 +36,12 @@ def make(paths: TemplatePaths) -> Iterator[None]:
         yield
 
 
+def check_free(paths: TemplatePaths) -> None:
+    """Raises Busy where what is to be replaced is in use: better now than when there is something to put there."""
+    with exclusive(paths):
+        pass
+
+
 def finish(unfinished: TemplatePaths, final: TemplatePaths) -> None:
     """Give what was made its name; what had it is replaced. Raises Busy where that is in use."""
     with _one_at_a_time(os.path.dirname(final.directory)), ExitStack() as stack:

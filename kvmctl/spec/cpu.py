@@ -94,7 +94,9 @@ def lower(cpu: Cpu, ctx: Context, *, cpus_why: str) -> Lowered:
 def _model(cpu: Cpu, ctx: Context) -> Option:
     default = "host" if ctx.accel == "kvm" else "max"
     reason = "the host's own CPU, as KVM can only run that" if ctx.accel == "kvm" else "everything TCG can do"
-    return keyvals("cpu", cpu.model or default, cpu.features, why=why(cpu, "model", "cpu.model", default=reason))
+    refused = ctx.host.kvm.refused_cpu_features if ctx.accel == "kvm" else ()
+    features = {**dict.fromkeys(refused, False), **cpu.features}
+    return keyvals("cpu", cpu.model or default, features, why=why(cpu, "model", "cpu.model", default=reason))
 
 
 def _smp(cpu: Cpu, ctx: Context, *, cpus_why: str) -> Option:

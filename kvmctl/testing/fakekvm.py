@@ -70,6 +70,8 @@ class FakeKvm:
     cpuid: Sequence[CpuidEntry] = ()
     msrs: Mapping[int, int | None] = field(default_factory=dict)
     """The feature registers; None for one that is listed and can't be read."""
+    fixed_msrs: frozenset[int] = frozenset()
+    """Registers that nobody may set."""
     exits: Iterable[Exit] = SELF_TEST_EXITS
     """What KVM_RUN ends with, one after another and over again."""
     refuses: Mapping[Request, int] = field(default_factory=dict)
@@ -113,6 +115,8 @@ class FakeKvm:
                 abi.SET_REGS: _accept,
                 abi.GET_SREGS: _accept,
                 abi.SET_SREGS: _accept,
+                abi.SET_CPUID2: _accept,
+                abi.SET_MSRS: self._set_msrs,
                 abi.SET_SIGNAL_MASK: _accept,
                 abi.RUN: self._run,
             },
@@ -155,6 +159,12 @@ class FakeKvm:
                 return place
             struct.pack_into("<Q", buffer, 16 + 16 * place, value)
         return int(count)
+
+    def _set_msrs(self, _fd: int, argument: int | bytearray) -> int:
+        buffer = _buffer(argument)
+        (count,) = struct.unpack_from("<I", buffer)
+        indices = [struct.unpack_from("<I", buffer, 8 + 16 * place)[0] for place in range(count)]
+        return next((place for place, index in enumerate(indices) if index in self.fixed_msrs), count)
 
     def _run(self, fd: int, _argument: int | bytearray) -> int:
         leaving = next(self._exits)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import psutil
 
@@ -23,6 +24,8 @@ from benchmarks import measure as measuring
 from benchmarks.measure import Row, compare, interleave, interleave_async, milliseconds, timed
 from benchmarks.raw import raw_qemu
 from benchmarks.virsh import libvirt
+from kvmctl.guest import messages
+from kvmctl.guest.wire import Wire
 from kvmctl.spec.load import from_mapping
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,17 +130,34 @@ async def _against_cold(
 
 
 async def _leases(template: kvmctl.Template) -> Row:
-    """From asking a warm pool to a machine to send the first command to."""
+    """From asking a warm pool to the first command's being on its way to the guest."""
     times = []
+    sent = asyncio.Event()
+    send = messages.send
+
+    async def send_and_tell(wire: Wire, kind: messages.Kind, data: bytes) -> None:
+        await send(wire, kind, data)
+        sent.set()
+
     async with kvmctl.Pool(template, size=2) as pool:
         for _ in range(BOOTS):
             while pool.ready < 2:  # noqa: ASYNC110  # a benchmark has the time
                 await asyncio.sleep(0.05)
             began = time.perf_counter()
             async with pool.lease() as fork:
-                times.append(time.perf_counter() - began)
-                await fork.exec(["true"])
-    return Row("library: lease from a warm pool", milliseconds(statistics.median(times)), "", "", "≤ 5 ms")
+                with mock.patch.object(messages, "send", send_and_tell):
+                    running = asyncio.ensure_future(fork.exec(["true"]))
+                    await sent.wait()
+                    times.append(time.perf_counter() - began)
+                sent.clear()
+                await running
+    return Row(
+        "library: lease from a warm pool to the first exec sent",
+        milliseconds(statistics.median(times)),
+        "",
+        "",
+        "≤ 5 ms",
+    )
 
 
 def _command_line() -> list[Row]:
@@ -157,22 +177,32 @@ def _many() -> list[Row]:
     ).stdout.split()
     seconds = time.perf_counter() - began
     machines = kvmctl.list_machines()
-    private = [_private(machine.pid) for machine in machines if machine.pid is not None]
+    pids = [machine.pid for machine in machines if machine.pid is not None]
+    private = [_private(pid) for pid in pids]
     for name in names:
         kvmctl.kill(name)
         kvmctl.remove(name)
-    left = len([machine for machine in kvmctl.list_machines(include_stopped=True) if machine.name in names])
+    left = _left_of(names, pids)
     return [
         Row(f"CLI: fork --count {MANY}, all running", f"{seconds:.1f} s", "", "", "≤ 15 s"),
         Row(
-            f"private memory of each of {len(private)} forks",
-            f"{statistics.mean(private) / (1 << 20):.0f} MiB",
+            f"private memory of the largest of {len(private)} forks",
+            f"{max(private) / (1 << 20):.0f} MiB",
             "",
             "",
             "≤ 40 MiB",
         ),
-        Row("left of them", "nothing" if left == 0 else f"{left} machines", "", "", "nothing"),
+        Row("left of them: processes, machines, files", ", ".join(left) or "nothing", "", "", "nothing"),
     ]
+
+
+def _left_of(names: list[str], pids: list[int]) -> list[str]:
+    """What is still there of forks that were removed: their processes, their names in lists, and files of theirs."""
+    processes = [str(pid) for pid in pids if psutil.pid_exists(pid)]
+    machines = [machine.name for machine in kvmctl.list_machines(include_stopped=True) if machine.name in names]
+    roots = (os.environ[f"KVMCTL_{part}_DIR"] for part in ("RUNTIME", "STATE"))
+    files = [file for root in roots for path in os.walk(root) for file in (*path[1], *path[2]) if file in names]
+    return [*processes, *machines, *files]
 
 
 def _private(pid: int) -> int:
@@ -212,7 +242,7 @@ def _against_virsh() -> list[Row]:
         captives, forks, restores = interleave(BOOTS, lambda: asyncio.run(_time_captive()), fork, restore)
     return [
         compare("library: fork, renewed, against virsh restore", captives, restores, bound="≤ 0.2"),
-        compare("CLI: fork, against virsh restore", forks, restores, bound=""),
+        compare("CLI: fork, against virsh restore", forks, restores, bound="≤ 0.2"),
     ]
 
 

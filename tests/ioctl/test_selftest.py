@@ -118,6 +118,19 @@ def test_a_wrong_result_is_told_with_what_came_instead(exits: list[Exit], reason
     assert result.reason.startswith(reason)
 
 
+def test_a_register_that_kvm_announces_and_does_not_take_is_told() -> None:
+    assert try_fake(FakeKvm(msrs={0x10A: 1})).refused_msrs == ()
+    assert try_fake(FakeKvm(msrs={0x10A: 1}, fixed_msrs=frozenset({0x10A}))).refused_msrs == ("arch-capabilities",)
+
+
+@pytest.mark.parametrize("fake", [FakeKvm(msrs={0x10A: 0}), FakeKvm(refuses={abi.GET_MSRS: errno.EINVAL}), FakeKvm()])
+def test_what_kvm_does_not_announce_is_not_tried(fake: FakeKvm) -> None:
+    result = try_fake(fake)
+    assert result.runs_code
+    assert result.refused_msrs == ()
+    assert abi.SET_MSRS.name not in fake.asked
+
+
 def test_another_architecture_is_told_without_trying(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = selftest.os.uname()
     monkeypatch.setattr(selftest.os, "uname", lambda: type(machine)((*machine[:4], "aarch64")))

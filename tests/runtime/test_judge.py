@@ -57,6 +57,12 @@ def test_what_was_wrong_before_a_boot_that_went_well_is_over() -> None:
     assert judge(replace(RUNNING, console=text, agent_open=True)).kind is VerdictKind.HEALTHY
 
 
+def test_a_qemu_that_was_halted_is_why_nothing_comes_whatever_the_console_says() -> None:
+    found = judge(replace(RUNNING, console=PANIC, halted=7))
+    assert found.kind is VerdictKind.QEMU_HALTED
+    assert found.hint == "Let it go on: kill -CONT 7"
+
+
 def test_a_guest_that_panics_and_starts_again_is_still_one_that_panicked() -> None:
     text = console("kernel-no-root-quiet") + console("bios-no-bootable-disk").partition("Booting")[0]
     assert judge(replace(RUNNING, console=text)).kind is VerdictKind.NO_ROOT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from interruption import Interruption
@@ -18,6 +19,9 @@ from kvmctl.runtime.digests import digest
 from .conftest import frozen_tiny, give_card, tiny
 
 pytestmark = [pytest.mark.qemu, pytest.mark.usefixtures("roots")]
+
+KEY = "AAAAC3NzaC1lZDI1NTE5AAAAI"
+"""Begins every public key of Ed25519; 43 letters follow."""
 
 
 async def answer(fork: Fork, key: Key | str, expected: str) -> str:
@@ -126,6 +130,15 @@ async def test_of_something_else_it_is_refused_with_what_differs_and_made_anew_o
         assert fork.plan.cpus == 2
 
 
+async def test_one_that_has_forks_is_not_made_anew_and_nothing_is_booted_for_it() -> None:
+    template = await frozen_tiny()
+    async with await template.fork() as fork:
+        with pytest.raises(kvmctl.Busy, match="template 'small' is in use"):
+            await kvmctl.create_template("small", tiny(), until="console:never", refresh=True, patience=60)
+        await answer(fork, "z", "<z>")
+    template.check()
+
+
 async def test_an_image_that_has_changed_makes_it_another_template(tmp_path: Path) -> None:
     kernel = tmp_path / "kernel.bin"
     shutil.copy(IMAGE, kernel)
@@ -140,6 +153,46 @@ async def test_an_image_that_has_changed_makes_it_another_template(tmp_path: Pat
     with pytest.raises(kvmctl.TemplateMisfit, match="made of something else") as caught:
         await frozen_tiny(machine)
     assert str(kernel) in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("key", "guest", "said"),
+    [
+        ("guest.files[0].source", {"files": [{"path": "/etc/motd", "source": "said"}]}, ["hello", "good-bye"]),
+        ("guest.ssh_keys[0]", {"ssh_keys": ["./said"]}, [f"ssh-ed25519 {KEY}{letter * 43} me" for letter in "ab"]),
+        (
+            "guest.users[0].password_hash.file",
+            {"users": [{"name": "bob", "password_hash": {"file": "said"}}]},
+            ["$6$salt$somehash", "$6$salt$anotherhash"],
+        ),
+        ("guest.user_data", {"user_data": "said"}, ["#cloud-config\nlocale: C\n", "#cloud-config\nlocale: POSIX\n"]),
+    ],
+)
+async def test_what_a_guest_is_told_otherwise_makes_it_another_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, guest: dict[str, Any], said: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    machine = tiny(guest={"via": "nocloud", **guest})
+    (tmp_path / "said").write_text(said[0])
+    assert (await frozen_tiny(machine)).is_new
+    os.utime(tmp_path / "said")
+    assert not (await frozen_tiny(machine)).is_new
+    (tmp_path / "said").write_text(said[1])
+    with pytest.raises(kvmctl.TemplateMisfit, match="made of something else") as caught:
+        await frozen_tiny(machine)
+    assert caught.value.detail == f"  what {key} says is another one"
+    assert (await frozen_tiny(machine, refresh=True)).is_new
+
+
+async def test_a_secret_is_needed_once_for_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = tiny(guest={"via": "nocloud", "users": [{"name": "bob", "password_hash": {"env": "BOBS_HASH"}}]})
+    monkeypatch.setenv("BOBS_HASH", "$6$salt$somehash")
+    await frozen_tiny(machine)
+    monkeypatch.delenv("BOBS_HASH")
+    assert not (await frozen_tiny(machine)).is_new
+    monkeypatch.setenv("BOBS_HASH", "$6$salt$anotherhash")
+    with pytest.raises(kvmctl.TemplateMisfit, match="made of something else"):
+        await frozen_tiny(machine)
 
 
 # -- disks -----------------------------------------------------------------------------------------------------------

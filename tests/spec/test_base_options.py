@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import factory
 import pytest
 
@@ -139,6 +141,16 @@ def test_missing_kvm_is_told_with_the_other_problems() -> None:
 )
 def test_the_topology_is_filled_in(text: str, expected: str) -> None:
     assert words(factory.plan(text), "smp") == expected
+
+
+def test_what_this_kvm_does_not_let_guests_have_is_left_out_of_their_cpu() -> None:
+    refusing = replace(factory.KVM, refused_cpu_features=("arch-capabilities",))
+    host = replace(factory.HOST, kvm=refusing)
+    assert words(factory.plan(host=host), "cpu") == "host,arch-capabilities=off"
+    assert words(factory.plan("[cpu]\nmodel = 'EPYC-v3'", host=host), "cpu") == "EPYC-v3,arch-capabilities=off"
+    asked = "[cpu]\nfeatures = { arch-capabilities = true, svm = false }"
+    assert words(factory.plan(asked, host=host), "cpu") == "host,arch-capabilities=on,svm=off"
+    assert words(factory.plan("accel = 'tcg'", host=host), "cpu") == "max"
 
 
 def test_cpu_features_follow_the_model() -> None:

@@ -91,7 +91,7 @@ def check_smm(survey: Survey) -> Iterator[Finding]:
     """System management mode, which keeps UEFI's secure variables."""
     if facts_of(survey).state == "usable" and not survey.inventory.kvm.capabilities.get("X86_SMM"):
         text = 'This KVM has no system management mode: machines with UEFI Secure Boot need accel = "tcg"'
-        yield Finding("kvm.no-smm", "note", text)
+        yield Finding("kvm.no-smm", "note", text, 'in their specs: accel = "tcg"; or firmware = "uefi"')
 
 
 def _describe(survey: Survey, facts: KvmFacts) -> Iterator[Finding]:

@@ -42,12 +42,16 @@ def check_ksm(survey: Survey) -> Iterator[Finding]:
     """Same-page merging, which machines with ``memory.merge`` take part in."""
     ksm = survey.ksm
     if ksm is None:
-        yield Finding("ksm.absent", "note", "This kernel can't merge equal pages of machines (no KSM)")
+        text = "This kernel can't merge equal pages of machines (no KSM)"
+        yield Finding("ksm.absent", "note", text, "a kernel built with CONFIG_KSM=y, as distributions' own are")
     elif ksm.is_running:
         yield Finding("ksm.running", "ok", f"KSM merges equal pages of machines and saves {_size(ksm.saved)} now")
     else:
         fix = "echo 1 | sudo tee /sys/kernel/mm/ksm/run; only among machines that trust each other"
         yield Finding("ksm.off", "note", "Equal pages of machines are not merged (KSM is off)", fix)
+
+
+_CONTAINERS: Final = "ask whoever runs this container for control groups that it may write to"
 
 
 def check_cgroups(survey: Survey) -> Iterator[Finding]:
@@ -56,15 +60,18 @@ def check_cgroups(survey: Survey) -> Iterator[Finding]:
     names = ", ".join(groups.controllers) or "no controllers"
     match groups.version:
         case "none":
-            yield Finding("cgroups.none", "note", "There are no control groups here: machines can't be limited")
+            text = "There are no control groups here: machines can't be limited"
+            fix = _CONTAINERS if survey.system.container else "sudo mount -t cgroup2 none /sys/fs/cgroup"
+            yield Finding("cgroups.none", "note", text, fix)
         case "v1":
-            yield Finding("cgroups.v1", "note", f"Control groups are of version 1 ({names})")
+            fix = "boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line"
+            yield Finding("cgroups.v1", "note", f"Control groups are of version 1 ({names})", fix)
         case "v2" if groups.is_writable:
             yield Finding("cgroups.v2", "ok", f"Control groups are of version 2 ({names}), and may be made here")
         case "v2":
             whose = "" if survey.user.uid == 0 else " --user"
             scope = f"run it in a scope of its own: systemd-run{whose} --scope -p Delegate=yes ..."
-            fix = "" if survey.system.container else scope
+            fix = _CONTAINERS if survey.system.container else scope
             yield Finding("cgroups.v2-fixed", "note", f"Control groups are of version 2 ({names}), and fixed here", fix)
 
 
