@@ -165,12 +165,9 @@ class Inner(Judged):
         Copies take turns, and `on_wait` is told of who is at it. Raises NotFound, CopyFailed, AgentError,
         DeadlineExceeded, NotRunning, Busy.
         """
-        async with self._guest() as agent, transfer.turn(self.paths, self._process, on_wait=on_wait):
-            with records.marked(self.paths) as mark:
-                copying = deferred.copy_in(
-                    agent, source, target, connect=self._port(), mark=mark, on_progress=on_progress
-                )
-                return await copying
+        async with self._copying(on_wait) as (agent, mark):
+            copying = deferred.copy_in(agent, source, target, connect=self._port(), mark=mark, on_progress=on_progress)
+            return await copying
 
     async def copy_out(
         self, source: str, target: str, *, on_progress: OnProgress | None = None, on_wait: OnWait | None = None
@@ -180,12 +177,29 @@ class Inner(Judged):
         Copies take turns, and `on_wait` is told of who is at it. Raises NotFound, CopyFailed, AgentError,
         DeadlineExceeded, NotRunning, Busy.
         """
-        async with self._guest() as agent, transfer.turn(self.paths, self._process, on_wait=on_wait):
-            with records.marked(self.paths) as mark:
-                copying = deferred.copy_out(
-                    agent, source, target, connect=self._port(), mark=mark, on_progress=on_progress
-                )
-                return await copying
+        async with self._copying(on_wait) as (agent, mark):
+            copying = deferred.copy_out(agent, source, target, connect=self._port(), mark=mark, on_progress=on_progress)
+            return await copying
+
+    @asynccontextmanager
+    async def _copying(self, on_wait: OnWait | None) -> AsyncIterator[tuple[Agent, str]]:
+        """The agent, and the mark of a copy whose turn it is; an agent that has never spoken leaves scp to be named."""
+        try:
+            async with self._guest() as agent, transfer.turn(self.paths, self._process, on_wait=on_wait):
+                with records.marked(self.paths) as mark:
+                    yield agent, mark
+        except (AgentError, DeadlineExceeded) as error:
+            if self.plan.networks and self._never_had_an_agent():
+                name, file = self.name, f"{self.name}.ssh"
+                scp = f"kvmctl ssh-config {name} >{file} && scp -r -F {file} SRC kvmctl-{name}:DST"
+                error.hint = f"Without an agent it goes over ssh: {scp}"
+            raise
+
+    def _never_had_an_agent(self) -> bool:
+        """Whether no agent has opened its channel in this run, as far as that can be told: a serial port does not."""
+        events = self._journal.events()
+        is_port = any(event.name == "VSERPORT_CHANGE" and event.data.get("id") == "agent" for event in events)
+        return self.plan.guest.agent != "serial" and not is_port
 
     def _port(self) -> Connect | None:
         return partial(connect_unix, self.paths.transfer) if self.plan.guest.transfer else None

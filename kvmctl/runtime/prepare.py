@@ -74,9 +74,8 @@ def prepare(
 def look_at_host(machine: Machine, *, roots: Roots, remember: bool = True) -> HostFacts:
     """What is known of this host that decides about `machine`."""
     host = probe()
-    if machine.guest is not None and any(disk.image for disk in machine.disks):
-        names = {disk.image for disk in machine.disks if disk.image}
-        host = replace(host, without_cloud_init=deferred.images_without_cloud_init(names, roots))
+    if names := {disk.image for disk in machine.disks if disk.image}:
+        host = replace(host, images=deferred.image_facts(names, roots))
     if any(share.driver != "9p" for share in machine.shares):
         daemon = probe_virtiofsd(env=os.environ, cache=roots.qemu_cache, remember=remember)
         host = replace(host, virtiofsd=daemon)

@@ -17,6 +17,7 @@ from kvmctl.plan.paths import Roots
 from kvmctl.runtime import conditions, listing, observe, store
 from kvmctl.runtime.attach import attach
 from kvmctl.runtime.events import Event, State, derive
+from kvmctl.runtime.inside import Way, wait_for_way
 from kvmctl.runtime.race import first_of
 from kvmctl.runtime.vm import Vm
 from kvmctl.runtime.watch import watch_path
@@ -91,8 +92,25 @@ async def meet(vm: Vm, condition: Condition, *, seen: Sightings | None = None) -
     """Wait until `vm`, which runs, meets `condition`, and say how it did; see `wait_for`."""
     seen = Sightings() if seen is None else seen
     seen.console = vm.paths.console_log
-    _, said = await first_of(_came(vm, condition, seen), _doom(vm, condition))
+    _, said = await first_of(_came(vm, condition, seen), _doom(vm, str(condition)))
     return said
+
+
+async def wait_to_run_inside(vm: Vm, *, seen: Sightings | None = None) -> Way:
+    """Wait until commands can be run in the guest of `vm`, and return the way: its agent, or ssh if that is quicker.
+
+    `seen` gets what is seen meanwhile. Raises NotRunning where the machine ends before it, WaitFailed where its guest
+    panics, Unreachable where there is neither a channel to an agent nor a network.
+    """
+    seen = Sightings() if seen is None else seen
+    seen.console = vm.paths.console_log
+    condition = Condition("ssh" if vm.plan.guest.agent is None else "agent")
+
+    def note(text: str) -> None:
+        seen.notes[condition] = text
+
+    _, way = await first_of(wait_for_way(vm, note=note), _doom(vm, "a command could be run in it"))
+    return way
 
 
 async def wait_for(
@@ -165,16 +183,16 @@ async def _came(vm: Vm, condition: Condition, seen: Sightings) -> str:
             assert_never(kind)
 
 
-async def _doom(vm: Vm, condition: Condition) -> Never:
-    """Wait for the end of the machine, or of its guest, and raise what that means for `condition`."""
+async def _doom(vm: Vm, awaited: str) -> Never:
+    """Wait for the end of the machine, or of its guest, and raise what that means for what is `awaited`."""
     seen: list[Event] = []
     async with aclosing(vm.events()) as events:
         async for event in events:
             seen.append(event)
             if event.name == "STOP" and derive(seen).state is State.PANICKED:
-                raise WaitFailed(f"the guest of {vm.name!r} panicked before {condition}", detail=_tail(vm))
+                raise WaitFailed(f"the guest of {vm.name!r} panicked before {awaited}", detail=_tail(vm))
     end = await vm.wait()
-    raise NotRunning(f"machine {vm.name!r} ended before {condition}: {end.reason}", detail=_tail(vm))
+    raise NotRunning(f"machine {vm.name!r} ended before {awaited}: {end.reason}", detail=_tail(vm))
 
 
 def _tail(vm: Vm) -> str:

@@ -70,6 +70,7 @@ class Debian:
             [guest]
             via = "{self.way}"
             hostname = "web-one"
+            autologin = true
             timezone = "Europe/Berlin"
             packages = ["{PACKAGE}"]
             run = ["{run}", ["touch", "/var/tmp/with space"]]
@@ -190,8 +191,8 @@ def debian(
 async def check_told(debian: Debian, vm: Vm) -> None:
     """That everything was done, once."""
     assert await inside(vm, "hostname") == "web-one\n"
-    prompt = await vm.wait_for_console(r"\w login:")
-    assert "web-one login:" in prompt, "it was called otherwise when one could first log in"
+    prompt = await vm.wait_for_console(r"\w login: \w+ \(")
+    assert "web-one login: bob (automatic login)" in prompt, "it was called otherwise when one could first log in"
     assert "adm" in (await inside(vm, "id", "-nG", "bob")).split()
     assert (await inside(vm, "getent", "shadow", "bob")).split(":")[1] == HASH
     assert "Bob 100%" in await inside(vm, "getent", "passwd", "bob")
