@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kvmctl.guest.port import Connect
     from kvmctl.guest.progress import OnProgress
     from kvmctl.guest.upkeep import Trimmed
+    from kvmctl.image.hold import Hold
     from kvmctl.image.holders import Holder
     from kvmctl.plan.facts import ImageFacts
     from kvmctl.plan.guest import MakeKeys, TellGuest
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from kvmctl.plan.template_paths import TemplatePaths
     from kvmctl.runtime.events import Event, Exit
     from kvmctl.runtime.helpers import RunningHelper
+    from kvmctl.runtime.made import Made
     from kvmctl.runtime.neighbours import Neighbour
     from kvmctl.runtime.process import Process
     from kvmctl.runtime.watch import Watch
@@ -78,14 +80,14 @@ def find_listener(port: int) -> Holder | None:
     return holder
 
 
-def make_keys(step: MakeKeys, undo: ExitStack) -> None:
+def make_keys(step: MakeKeys, made: Made) -> None:
     """`kvmctl.runtime.sshkeys.make_keys`."""
-    import_module("kvmctl.runtime.sshkeys").make_keys(step, undo)
+    import_module("kvmctl.runtime.sshkeys").make_keys(step, made)
 
 
-def tell_guest(step: TellGuest, undo: ExitStack) -> None:
+def tell_guest(step: TellGuest, made: Made) -> None:
     """`kvmctl.runtime.firstboot.tell_guest`."""
-    import_module("kvmctl.runtime.firstboot").tell_guest(step, undo)
+    import_module("kvmctl.runtime.firstboot").tell_guest(step, made)
 
 
 def seed_image(contents: Mapping[str, bytes]) -> bytes:
@@ -118,29 +120,29 @@ def image_file(step: CreateOverlay) -> str:
     return found
 
 
-def create_overlay(step: CreateOverlay, *, qemu: str) -> None:
+def create_overlay(step: CreateOverlay, *, qemu: str, hold: Hold) -> None:
     """`kvmctl.image.overlay.create`."""
-    import_module("kvmctl.image.overlay").create(step, qemu=qemu, catalogue=find_roots().catalogue)
+    import_module("kvmctl.image.overlay").create(step, qemu=qemu, catalogue=find_roots().catalogue, hold=hold)
 
 
-def create_image(path: str, *, qemu: str, image_format: str, size: int) -> None:
+def create_image(path: str, *, qemu: str, image_format: str, size: int, hold: Hold) -> None:
     """`kvmctl.image.qemuimg.create`."""
     qemuimg = import_module("kvmctl.image.qemuimg")
-    qemuimg.create(qemuimg.find_qemu_img(qemu), path, image_format=image_format, size=size)
+    qemuimg.create(qemuimg.find_qemu_img(qemu), path, image_format=image_format, size=size, hold=hold)
 
 
-def create_layer(step: AddLayer, *, qemu: str) -> None:
+def create_layer(step: AddLayer, *, qemu: str, hold: Hold) -> None:
     """`kvmctl.image.qemuimg.create_layer`."""
     qemuimg = import_module("kvmctl.image.qemuimg")
     program = qemuimg.find_qemu_img(qemu)
-    qemuimg.create_layer(program, step.path, backing=step.backing, backing_format=step.backing_format)
+    qemuimg.create_layer(program, step.path, backing=step.backing, backing_format=step.backing_format, hold=hold)
 
 
-def copy_nvram(template: str, path: str, *, template_format: str, qemu: str) -> None:
+def copy_nvram(template: str, path: str, *, template_format: str, qemu: str, hold: Hold) -> None:
     """`kvmctl.image.qemuimg.convert`, to qcow2."""
     qemuimg = import_module("kvmctl.image.qemuimg")
     program = qemuimg.find_qemu_img(qemu)
-    qemuimg.convert(program, template, path, source_format=template_format, image_format="qcow2")
+    qemuimg.convert(program, template, path, source_format=template_format, image_format="qcow2", hold=hold)
 
 
 def explain_exit(name: str, *, source: str, status: int | None, log: str) -> KvmctlError:

@@ -21,13 +21,12 @@ from kvmctl.runtime.begin import begin
 from .conftest import tiny
 from .scripts import (
     AS_NOBODY,
-    FAILING_AT_EVERY_STEP,
-    KILLED_AT_EVERY_STEP,
     ONE_START,
     START_OF_SEVERAL,
     run_script,
     start_script,
 )
+from .start_scripts import START_FAILING_AT_EVERY_STEP, START_KILLED_AT_EVERY_STEP
 
 pytestmark = [pytest.mark.qemu]
 
@@ -52,8 +51,20 @@ def image(tmp_path: Path) -> Path:
 
 
 async def test_a_missing_image_is_named_with_its_key(tmp_path: Path) -> None:
-    with pytest.raises(kvmctl.NotFound, match=r"disks\[0\].*'.*/gone.img' does not exist"):
+    with pytest.raises(kvmctl.NotFound, match=r"disks\[0\].*'.*/gone.img' does not exist") as caught:
         await kvmctl.start(tiny(disks=[disk(tmp_path / "gone.img")]))
+    assert caught.value.hint == "Give the path of a file that exists, or a size for a disk to be made."
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+async def test_a_missing_kernel_is_no_disk_to_be_made(tmp_path: Path, *, is_link: bool) -> None:
+    kernel = tmp_path / "vmlinuz"
+    if is_link:
+        kernel.symlink_to(tmp_path / "gone")
+    with pytest.raises(kvmctl.NotFound, match=r"boot\.kernel: '.*/vmlinuz' does not exist") as caught:
+        await kvmctl.start(tiny(boot={"kernel": str(kernel)}))
+    assert "a disk" not in caught.value.hint
+    assert ("link" in caught.value.hint) is is_link
 
 
 async def test_a_missing_image_with_a_size_is_made_and_kept(tmp_path: Path) -> None:
@@ -187,17 +198,23 @@ def test_twenty_machines_started_by_four_processes_all_run() -> None:
         kvmctl.remove(name)
 
 
+WAYS = ["", "again", "made", "quick", "quick again", "quick made"]
+"""How machines are started, in the words of `START_KILLED_AT_EVERY_STEP`."""
+
+
 @pytest.mark.slow
-def test_a_launcher_killed_at_any_step_leaves_nothing(roots: Roots) -> None:
-    said = run_script(KILLED_AT_EVERY_STEP)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_launcher_killed_at_any_step_leaves_all_as_it_was(roots: Roots, way: str) -> None:
+    said = run_script(START_KILLED_AT_EVERY_STEP, *way.split(), seconds=240)
     assert int(said.split()[1]) > 50  # so many things a start asks of the system, or the hook missed them
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["interrupt", "error"])
-def test_a_beginning_that_fails_at_any_step_leaves_nothing(roots: Roots, fault: str) -> None:
-    said = run_script(FAILING_AT_EVERY_STEP, fault)
-    assert int(said.split()[1]) > 25  # so many things a beginning asks of the system, or the hook missed them
+@pytest.mark.parametrize("way", WAYS)
+def test_a_start_that_fails_at_any_step_leaves_all_as_it_was(roots: Roots, way: str, fault: str) -> None:
+    said = run_script(START_FAILING_AT_EVERY_STEP, fault, *way.split(), seconds=240)
+    assert int(said.split()[1]) > 25  # so many things a start asks of the system, or the hook missed them
 
 
 def test_a_full_disk_is_said_and_nothing_is_left(roots: Roots) -> None:
