@@ -105,7 +105,7 @@ def begin(plan: Plan, paths: MachinePaths, *, is_captive: bool, is_defined: bool
     Raises AlreadyRunning where somebody was quicker, and every error that looking, making and starting can end in.
     """
     claim = store.claim(paths, is_captive=is_captive)
-    with _judged(), ExitStack() as undo:
+    with deferred.judged_start(), ExitStack() as undo:
         undo.callback(claim.abandon)
         preflight.check(plan)
         record = Made(paths, lock=claim.lock)
@@ -121,16 +121,6 @@ def begin(plan: Plan, paths: MachinePaths, *, is_captive: bool, is_defined: bool
             record.replaced(paths.history)
             history.archive(paths)
     return beginning
-
-
-@contextmanager
-def _judged() -> Iterator[None]:
-    """An error within says what became of the machine, where that is one of the things that have a name."""
-    try:
-        yield
-    except KvmctlError as error:
-        deferred.judge_start(error)
-        raise
 
 
 def _hung_up(child: Child) -> bool:

@@ -3,11 +3,12 @@ paid for by who goes through."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
+from kvmctl.errors import KvmctlError
 from kvmctl.runtime.store import find_roots
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from inotify_simple import INotify
 
-    from kvmctl.errors import KvmctlError, NotFound
+    from kvmctl.errors import NotFound
     from kvmctl.guest.agent import Agent
     from kvmctl.guest.copy import Copied
     from kvmctl.guest.info import GuestInfo
@@ -157,9 +158,14 @@ def diagnose(plan: Plan, paths: MachinePaths, events: Sequence[Event], *, end: E
     return verdict
 
 
-def judge_start(error: KvmctlError) -> None:
-    """`kvmctl.runtime.verdict.judge_start`."""
-    import_module("kvmctl.runtime.verdict").judge_start(error)
+@contextmanager
+def judged_start() -> Iterator[None]:
+    """An error within has the verdict that `kvmctl.runtime.verdict.judge_start` gives it."""
+    try:
+        yield
+    except KvmctlError as error:
+        import_module("kvmctl.runtime.verdict").judge_start(error)
+        raise
 
 
 def address(plan: Plan) -> Plan:

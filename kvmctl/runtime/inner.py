@@ -52,7 +52,7 @@ class Inner(Judged):
         Raises NotRunning where the machine ends before it.
         """
         if self.plan.guest.agent == "virtio":
-            with self._judged():
+            with self.judged():
                 await observe.wait_for_agent_channel(self.paths, self._process)
 
     async def wait_for_agent(self) -> None:
@@ -63,7 +63,7 @@ class Inner(Judged):
         await self.wait_for_agent_channel()
         agent = self.agent()
         agent.patience = ASK_SECONDS
-        with self._judged():
+        with self.judged():
             async with self._told_of_its_end():
                 await agent.wait()  # a serial port tells nobody that it was opened: the first answer does
 
@@ -90,7 +90,7 @@ class Inner(Judged):
 
         Raises AgentError, DeadlineExceeded, and Busy where its file systems are frozen and it is not to thaw them.
         """
-        with self._judged():
+        with self.judged():
             self.check_halted()
         agent = self.agent()
         async with self._explained(resets=self._count_resets()):
@@ -103,7 +103,7 @@ class Inner(Judged):
     async def _explained(self, *, resets: int) -> AsyncIterator[None]:
         """What goes wrong with the agent says what became of the machine, which had been reset so often before."""
         try:
-            with self._judged():
+            with self.judged():
                 async with self._told_of_its_end():
                     yield
         except (AgentError, DeadlineExceeded) as error:

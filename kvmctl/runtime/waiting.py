@@ -16,6 +16,7 @@ from kvmctl.errors import KvmctlError, NotRunning, WaitFailed
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import conditions, listing, observe, store
 from kvmctl.runtime.attach import attach
+from kvmctl.runtime.describe import find_verdict
 from kvmctl.runtime.events import Event, State, derive
 from kvmctl.runtime.inside import Way, wait_for_way
 from kvmctl.runtime.race import first_of
@@ -89,10 +90,12 @@ def parse_guest_condition(text: str) -> Condition:
 
 
 async def meet(vm: Vm, condition: Condition, *, seen: Sightings | None = None) -> str:
-    """Wait until `vm`, which runs, meets `condition`, and say how it did; see `wait_for`."""
+    """Wait until `vm`, which runs, meets `condition`, and say how it did; see `wait_for`. Errors have a verdict."""
     seen = Sightings() if seen is None else seen
     seen.console = vm.paths.console_log
-    _, said = await first_of(_came(vm, condition, seen), _doom(vm, str(condition)))
+    with vm.judged():
+        _, said = await first_of(_came(vm, condition, seen), _doom(vm, str(condition)))
+    seen.notes.pop(condition, None)
     return said
 
 
@@ -109,7 +112,9 @@ async def wait_to_run_inside(vm: Vm, *, seen: Sightings | None = None) -> Way:
     def note(text: str) -> None:
         seen.notes[condition] = text
 
-    _, way = await first_of(wait_for_way(vm, note=note), _doom(vm, "a command could be run in it"))
+    with vm.judged():
+        _, way = await first_of(wait_for_way(vm, note=note), _doom(vm, "a command could be run in it"))
+    seen.notes.pop(condition, None)
     return way
 
 
@@ -134,9 +139,8 @@ async def wait_for(
         case _:
             roots = roots or store.find_roots()
             seen.console = roots.machine(name).console_log  # known before it runs, for whoever gives up before that
-            async with attach(name, roots=roots) as vm:
+            async with _attach(name, roots) as vm:
                 said = await meet(vm, condition, seen=seen)
-    seen.notes.pop(condition, None)
     return said
 
 
@@ -153,6 +157,16 @@ async def wait_for_all(
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
+
+
+def _attach(name: str, roots: Roots) -> Vm:
+    """The running machine; one that runs no more ended before it was asked, and what became of it is told."""
+    try:
+        return attach(name, roots=roots)
+    except NotRunning as error:
+        with suppress(KvmctlError):  # it may never have run
+            error.verdict = find_verdict(name, roots=roots)
+        raise
 
 
 async def _came(vm: Vm, condition: Condition, seen: Sightings) -> str:

@@ -274,5 +274,7 @@ def _network_problems(guest: Guest, networks: tuple[Network, ...]) -> Iterator[P
             continue
         place = index if wish.card is None else ids.index(wish.card)
         if place in seen:
-            yield Problem(key, f"is about the same card as guest.network[{seen[place]}]", f"'{ids[place]}'")
+            yield Problem(
+                key, f"is about the same card as guest.network[{seen[place]}]", f"'{ids[place]}'", "another card"
+            )
         seen[place] = index

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import posixpath
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import update_wrapper
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -39,10 +39,14 @@ _T = TypeVar("_T")
 def _word(
     work: Callable[Concatenate[AsyncGuest, _P], Coroutine[Any, Any, _T]],
 ) -> Callable[Concatenate[AsyncGuest, _P], Coroutine[Any, Any, _T]]:
-    """`work` done on the loop that the machine lives on, from whichever loop it is asked for."""
+    """`work` done on the loop that the machine lives on, from whichever loop it is asked for; its errors judged."""
+
+    async def judged(self: AsyncGuest, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with self.vm.judged():
+            return await work(self, *args, **kwargs)
 
     async def hop(self: AsyncGuest, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await on_loop(self.loop, work(self, *args, **kwargs))
+        return await on_loop(self.loop, judged(self, *args, **kwargs))
 
     update_wrapper(hop, work)
     return hop
@@ -53,7 +57,7 @@ class AsyncGuest:
 
     Commands are the guest's shell's, run by its agent as root, or over ssh where it has no agent. Every word has
     `timeout` seconds, and raises DeadlineExceeded after them, AgentError where the agent fails, NotRunning where the
-    machine ends.
+    machine ends: each with a verdict.
     """
 
     def __init__(self, vm: Vm) -> None:
@@ -246,17 +250,8 @@ class AsyncGuest:
             raise CommandFailed(f"waiting for {what} in {self.name!r} was in vain", detail=str(said))
         return _text(bytes(output))
 
-    @asynccontextmanager
-    async def _within(self, seconds: float, what: str, said: _Said | None = None) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(seconds) as scope:
-                yield
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            detail = str(said) if said is not None else ""
-            message = f"waited {seconds:g} s for {what} in {self.name!r}"
-            raise DeadlineExceeded(message, detail=detail and f"last seen: {detail}") from None
+    def _within(self, seconds: float, what: str, said: _Said | None = None) -> AbstractAsyncContextManager[None]:
+        return self.vm.within(seconds, f"wait for {what}", seen=said or "")
 
     async def _press(self, names: Sequence[str]) -> None:
         await self.vm.qmp("send-key", {"keys": [{"type": "qcode", "data": name} for name in names]})
@@ -285,7 +280,8 @@ class _Said:
         self._text = f"{self._text}{_text(data)}"[-_SAID_MAX:]
 
     def __str__(self) -> str:
-        return "\n".join(self._text.strip().splitlines()[-10:])
+        seen = "\n".join(self._text.strip().splitlines()[-10:])
+        return seen and f"last seen: {seen}"
 
 
 def _text(output: bytes) -> str:

@@ -274,6 +274,25 @@ def test_kvm_without_permission_is_refused_with_the_way_to_get_it(as_nobody: dic
     said = try_as_nobody('tiny(accel="kvm")', as_nobody)
     assert said.startswith("KvmUnavailable")
     assert "/dev/kvm" in said
+    assert "verdict: no-kvm: " in said
+
+
+@pytest.mark.parametrize("made", ["start(machine)", 'kvmctl.create_template("small", machine)'])
+def test_kvm_that_does_not_work_is_the_verdict_on_whatever_was_to_run_with_it(made: str) -> None:
+    script = f"""
+machine = tiny(accel="kvm")
+try:
+    asyncio.run({made})
+except kvmctl.KvmUnavailable as error:
+    print(error.verdict.kind, error.verdict.summary, *error.verdict.evidence, kvmctl.list_machines())
+"""
+    broken = 'mount --bind /dev/null /dev/kvm && exec "$@"'
+    if not os.path.exists("/dev/kvm"):
+        broken = 'exec "$@"'
+    said = run_script(script, wrap=("unshare", "-rm", "sh", "-c", broken, "sh"))
+    assert said.startswith("no-kvm ")
+    assert "asks for KVM" in said
+    assert said.rstrip().endswith("[]")
 
 
 def test_an_unreadable_image_is_named_with_its_owner(as_nobody: dict[str, str]) -> None:

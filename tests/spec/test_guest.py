@@ -8,12 +8,13 @@ from typing import Any
 import factory
 import pytest
 
-from kvmctl.compile import compile_plan, derived_uuid
+from kvmctl.compile import compile_plan
 from kvmctl.plan.facts import ImageFacts
 from kvmctl.plan.guest import FirstBoot, MakeKeys, Source, TellGuest
 from kvmctl.plan.model import Plan
 from kvmctl.spec.firstboot import way_of
 from kvmctl.spec.load import absolute_text
+from kvmctl.spec.whole import derived_uuid
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGtDDLIXxnAgmyhMF3YXbS3PcyVBYCmwJo4a+HVDUz3c me"
 HASH = "$6$saltsalt$Pq1rYb0Jk4m1v3bWq5uJ0w"
