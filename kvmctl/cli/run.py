@@ -188,23 +188,22 @@ def _run_command(opening: _Opening, command: list[str], *, timeout: float | None
     except Interrupted as error:
         return 128 + error.number
     except KvmctlError as error:
-        if verdicts:
-            error.verdict = error.verdict or verdicts[-1]
+        if isinstance(error, session.TimeIsUp) and verdicts:
+            error.verdict = verdicts[-1]
         output.fail(error)
         return TIMED_OUT if isinstance(error, session.TimeIsUp) else OUR_FAILURE
 
 
 async def _launch_and_run(opening: _Opening, command: list[str], seen: Sightings, verdicts: list[Verdict]) -> int:
-    """The command's exit code; where it never comes to run, `verdicts` gets what had become of the machine by then."""
+    """The command's exit code; who cancels it finds in `verdicts` what had become of the machine by then."""
     async with opening() as vm:
         _warn(vm)
         try:
             way = Way(await wait_to_run_inside(vm, seen=seen))
-        except (asyncio.CancelledError, KvmctlError):
+        except asyncio.CancelledError:
             with suppress(KvmctlError):
                 verdicts.append(vm.verdict())
             raise
-        seen.notes.clear()
         say_way(vm, way)
         return (await stream(vm, command, way=way)).exit_code
 

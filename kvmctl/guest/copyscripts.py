@@ -107,7 +107,8 @@ place=${target%/*}/
 [ -d "$place" ] || fail "there is no directory '$place'"
 temporary=$place.$mark
 trap 'rm -rf "$temporary"; [ -z "$spool" ] || rm -f "$spool"' EXIT
-trap 'exit 1' HUP INT TERM
+# The last: whoever complains of something is heard by nobody any more, where the agent has died.
+trap 'exit 1' HUP INT TERM PIPE
 if [ "$kind" = file ]; then
     : >"$temporary" || fail ''
     say ready

@@ -136,7 +136,9 @@ find_all() {
 end_all() {
     for pid in $(find_all "$2" | sort -u); do
         # The agent itself, our parent, has the files of a command open.
-        [ "$pid" = $$ ] || [ "$pid" = "$PPID" ] || kill -s "$1" "$pid" 2>/dev/null
+        [ "$pid" = $$ ] || [ "$pid" = "$PPID" ] || kill -s "$1" "$pid" 2>/dev/null || continue
+        # Who was stopped hears of it only then, and would be killed before it has cleared away.
+        kill -s CONT "$pid" 2>/dev/null
     done
 }
 end_all TERM "$1"

@@ -12,18 +12,24 @@ from contextlib import suppress
 from typing import Final
 
 from kvmctl import files
-from kvmctl.errors import StateError
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime import made
 
 _PLAN: Final = "plan.json"
 
 
+def forget(paths: MachinePaths) -> None:
+    """A start has succeeded: what it made stays, and what was before is not wanted any more. Raises StateError."""
+    made.keep(paths)
+    files.remove_tree(paths.before)
+
+
 def set_aside(paths: MachinePaths) -> None:
-    """Move what is in the run directory out of the way, for whoever has the lock. Raises StateError."""
+    """Move what is in the run directory out of the way, for whoever has the lock and has had it `forget`.
+
+    Raises StateError; it is to be put back then.
+    """
     try:
-        made.keep(paths)  # of a start that was killed when it had just succeeded
-        files.remove_tree(paths.before)
         names = _names(paths)
         if not names:
             return
@@ -55,13 +61,6 @@ def put_back(paths: MachinePaths) -> bool:
     except OSError as error:
         raise files.cannot("restore", paths.run, error) from error
     return True
-
-
-def drop(paths: MachinePaths) -> None:
-    """The start has succeeded: forget what it made and what was before. What resists, the next start drops."""
-    with suppress(StateError):
-        made.keep(paths)
-        files.remove_tree(paths.before)
 
 
 def _names(paths: MachinePaths) -> list[str]:

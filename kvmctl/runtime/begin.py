@@ -14,7 +14,7 @@ from socket import MSG_PEEK
 from typing import NamedTuple
 
 from kvmctl import files
-from kvmctl.errors import DeadlineExceeded, KvmctlError
+from kvmctl.errors import DeadlineExceeded, KvmctlError, QmpError
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime import deferred, history, made, preflight, specs, steps, store
@@ -74,6 +74,8 @@ class Beginning(NamedTuple):
             return DeadlineExceeded(
                 f"QEMU of {self.plan.name!r} did not come up within {START_SECONDS:g} s", detail=log.strip()
             )
+        if isinstance(cause, QmpError) and not cause.detail:
+            cause.detail = log.strip()  # it is nowhere else any more
         if status is None or not isinstance(cause, KvmctlError):
             return cause
         return spoiler or deferred.explain_exit(self.plan.name, source=self.plan.source, status=status, log=log)

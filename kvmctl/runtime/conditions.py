@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Final
 
 from kvmctl.errors import AgentError, DeadlineExceeded, HostKeyChanged, Unreachable, WaitFailed
@@ -23,7 +22,8 @@ from kvmctl.runtime.vm import Vm
 _FINISHED: Final = r"Cloud-init v\. \S+ finished at"
 """What cloud-init says on the console at its end (its ``final_message``)."""
 _GRACE: Final = 10.0
-"""Seconds for hearing from cloud-init itself how it went, once the console has said that it is over."""
+"""Seconds for a way into the guest to be found, by which cloud-init itself tells how it went, once the console has said
+that it is over."""
 _LINES_MAX: Final = 50
 _OF_A_COMMAND: Final = ("'guest-exec-status'", "'guest-file-")
 """What an agent that was started anew refuses: it knows neither the command nor the files that it had open for it."""
@@ -74,11 +74,14 @@ async def wait_cloud_init(vm: Vm, *, note: Note) -> str:
     if not vm.has_console_log:
         return await _ask_cloud_init(vm, note=note)
     place, said = await first_of(_ask_cloud_init(vm, note=note), vm.wait_for_console(_FINISHED))
-    if place == 1:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_GRACE):
-                return await _ask_cloud_init(vm, note=ignore)
-    return said
+    if place == 0:
+        return said
+    try:
+        async with asyncio.timeout(_GRACE):
+            await wait_for_way(vm, note=ignore)
+    except TimeoutError:
+        return said
+    return await _ask_cloud_init(vm, note=note)  # however long a busy guest takes: it may be that it failed
 
 
 async def _ask_cloud_init(vm: Vm, *, note: Note) -> str:

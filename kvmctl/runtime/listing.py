@@ -18,7 +18,7 @@ from kvmctl.errors import KvmctlError, NotFound
 from kvmctl.plan import preset
 from kvmctl.plan.paths import BUILTIN_SPECS, MachinePaths, Roots
 from kvmctl.runtime import deferred, history, journal, store
-from kvmctl.runtime.definitions import defined_names, is_defined
+from kvmctl.runtime.definitions import defined_names, is_defined, state_names
 from kvmctl.runtime.events import Exit, State, derive
 
 
@@ -51,7 +51,7 @@ def list_machines(roots: Roots | None = None, *, include_stopped: bool = False) 
     store.sweep(roots)
     names = set(store.run_names(roots))
     defined = defined_names(roots)
-    kept = store.state_names(roots) if include_stopped else set()
+    kept = state_names(roots) if include_stopped else set()
     found = [inspect(roots, name, is_defined=name in defined) for name in sorted(names | defined | kept)]
     if include_stopped:
         return [machine for machine in found if machine.state is not State.STOPPED or _is_there(machine, roots)]
@@ -75,7 +75,7 @@ def find_machine(name: str, *, roots: Roots | None = None) -> MachineInfo:
     store.sweep_one(paths)
     has_spec = is_defined(name, roots)
     if not has_spec and not _has_left(paths):
-        raise unknown(name, defined_names(roots) | set(store.run_names(roots)) | store.state_names(roots))
+        raise unknown(name, defined_names(roots) | set(store.run_names(roots)) | state_names(roots))
     return inspect(roots, name, is_defined=has_spec)
 
 
@@ -133,7 +133,7 @@ def no_spec(name: str, roots: Roots) -> NotFound:
         if command == f"kvmctl start {name}":  # it was the name of an image, which is gone by now, but not its disk
             command = f"kvmctl start {preset.spec_of_image(name)}"
         return NotFound(f"machine {name!r} has no spec of its own", hint=f"Start it: {command}")
-    if name in store.state_names(roots):
+    if name in state_names(roots):
         return NotFound(
             f"machine {name!r} has no spec of its own",
             hint=f"Start it from the file of its spec: kvmctl start FILE --name {name}; "

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 from kvmctl import files
-from kvmctl.errors import Busy, DeadlineExceeded
+from kvmctl.errors import AgentError, Busy, DeadlineExceeded
 from kvmctl.guest.words import make_mark
 from kvmctl.image import ofd
 from kvmctl.plan.paths import MachinePaths
@@ -69,8 +69,8 @@ def marked(paths: MachinePaths) -> Iterator[str]:
     with record(paths, mark) as found:
         try:
             yield mark
-        except DeadlineExceeded:
-            raise  # the agent could not be told to end it
+        except (AgentError, DeadlineExceeded):
+            raise  # an agent that has just been lost could hardly be told to end it
         except BaseException:
             found.undone()
             raise

@@ -17,7 +17,7 @@ from functools import partial
 from kvmctl import files
 from kvmctl.errors import AlreadyRunning, DeadlineExceeded, NotFound, StateError
 from kvmctl.image import ofd
-from kvmctl.plan.paths import MachinePaths, Roots, is_name
+from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import aside, clearing
 from kvmctl.runtime.helper_locks import find_helper, has_helpers
 from kvmctl.runtime.process import Process, find_holder, is_hidden
@@ -63,7 +63,8 @@ class Claim:
             with suppress(FileNotFoundError):
                 os.unlink(self.paths.tether)
             self._close_tether()
-            aside.drop(self.paths)
+            with suppress(StateError):
+                aside.forget(self.paths)  # or the next start does
 
     def _close_tether(self) -> None:
         if self.tether >= 0:
@@ -109,9 +110,7 @@ def claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
         except AlreadyRunning:
             raise
         except BaseException:
-            if was_there:
-                aside.put_back(paths)
-            else:
+            if not was_there:
                 clearing.discard(paths)
             raise
 
@@ -120,10 +119,15 @@ def _claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
     files.make_private_dir(paths.run)
     with ExitStack() as stack:
         lock = _lock_file(paths.lock, paths, stack)
-        aside.set_aside(paths)
-        tether = _lock_file(paths.tether, paths, stack)
-        _write_tether(tether, paths, is_captive=is_captive)
-        clearing.discard_scratch(paths)  # of an earlier run, whose run directory did not survive a reboot
+        aside.forget(paths)  # of a start that was killed when it had just succeeded
+        try:
+            aside.set_aside(paths)
+            tether = _lock_file(paths.tether, paths, stack)
+            _write_tether(tether, paths, is_captive=is_captive)
+            clearing.discard_scratch(paths)  # of an earlier run, whose run directory did not survive a reboot
+        except BaseException:
+            aside.put_back(paths)
+            raise
         stack.pop_all()
     return Claim(paths, lock=lock, tether=tether, is_captive=is_captive)
 
@@ -191,16 +195,6 @@ def run_names(roots: Roots) -> list[str]:
         return []
     except OSError as error:
         raise files.cannot("read", roots.runtime, error) from error
-
-
-def state_names(roots: Roots) -> set[str]:
-    """The names of machines of which something is kept from run to run, were it the history of one that is gone."""
-    try:
-        return {name for name in os.listdir(roots.machine_states) if is_name(name)}
-    except FileNotFoundError:
-        return set()
-    except OSError as error:
-        raise files.cannot("read", roots.machine_states, error) from error
 
 
 def sweep(roots: Roots) -> None:

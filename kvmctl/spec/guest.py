@@ -175,7 +175,8 @@ class Guest(Model):
                 if getattr(self, key):
                     yield Problem(key, f"is given with {raw}, which says it all", allowed=f"{key} or {raw}")
         if self.autologin and self.user_data is not None and self.vendor_data is not None:
-            yield Problem("autologin", "is given with user_data and vendor_data, which say it all", "'true'")
+            message = "is given with user_data and vendor_data, which say it all"
+            yield Problem("autologin", message, "true", "leave it out, or one of these")
         for raw in ("user_data", "network_config", "vendor_data"):
             if self.via == "credentials" and getattr(self, raw) is not None:
                 yield Problem(raw, "is for cloud-init, and credentials are for systemd", allowed="via = 'nocloud'")

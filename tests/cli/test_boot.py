@@ -86,3 +86,20 @@ def test_a_linux_tells_when_its_kernel_and_its_first_process_began(kvmctl: Kvmct
     (boot,) = json.loads(kvmctl.ok("boot", "--profile", spec, "-n", "1", "--json"))["boots"]
     assert list(boot) == ["qemu", "firmware", "kernel", "init", "agent", "exec", "total"]
     assert min(boot.values()) > 0
+
+
+@pytest.mark.debian
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_whole_system_is_timed_as_far_and_nothing_of_it_is_on_its_disk(kvmctl: Kvmctl, debian_disk: Path) -> None:
+    disk = kvmctl.directory / "disk.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", debian_disk, "-F", "qcow2", disk], check=True)
+    before = disk.read_bytes()
+    (kvmctl.directory / "web.toml").write_text(f"memory = '1GiB'\ncpus = 2\n[[disks]]\npath = '{disk}'\n")
+    kvmctl.patience = 800
+    words = ("boot", "--profile", "./web.toml", "-n", "1", "--timeout", "700", "--json")
+    (boot,) = json.loads(kvmctl.ok(*words))["boots"]
+    assert list(boot) == ["qemu", "firmware", "kernel", "init", "agent", "exec", "total"]
+    assert min(boot.values()) > 0
+    assert disk.read_bytes() == before
+    assert kvmctl.ok("list", "--all", "--quiet") == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from signal import SIGINT
 
+import psutil
 import pytest
 from image.publisher import Publisher, publishing
 
@@ -140,12 +142,47 @@ def test_an_address_is_pulled_under_a_name_and_said_to_be_unchecked(publisher: P
         (("import", "disk.raw", "--format", "qcow2"), 13),
         (("import", "disk.raw", "--format", "vdi"), 2),
         (("rm", "gone"), 4),
+        (("build", "debian", "a name"), 13),
+        (("build", "debian", "mine", "--package", "no_package"), 13),
+        (("build", "debian", "mine", "--size", "100MiB"), 13),
+        (("build", "debian", "mine", "--size", "tiny"), 2),
+        (("build", "acme", "mine"), 2),
     ],
 )
 def test_each_mistake_has_its_exit_code(kvmctl: Kvmctl, words: tuple[str, ...], code: int) -> None:
     done = kvmctl("image", *words)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
+    assert images(kvmctl) == []
+
+
+@pytest.mark.debian
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="this is neither Debian nor Ubuntu")
+def test_a_build_that_is_interrupted_leaves_nothing(cached: Kvmctl) -> None:
+    building = cached.popen("image", "build", "debian", "mine", "--no-cloud-init")
+    assert building.stderr is not None
+    said = []
+    for line in building.stderr:
+        said.append(line)
+        if line.startswith("5 of 8"):
+            break
+    else:
+        pytest.skip(f"no packages here: {''.join(said)[-500:]}")
+    assert said == [
+        "1 of 8: Getting the tools\n",
+        "2 of 8: Getting the lists of packages\n",
+        "3 of 8: Getting the packages\n",
+        "4 of 8: Unpacking the essential packages\n",
+        "5 of 8: Installing the essential packages\n",
+    ]
+    building.send_signal(SIGINT)
+    assert (building.communicate(timeout=PATIENCE)[0], building.returncode) == ("", 130)
+    builds = cached.directory / "cache/builds"
+    assert os.listdir(builds) == []
+    assert images(cached) == []
+    words = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    assert not [line for line in words if str(builds) in line]
 
 
 def test_what_can_be_had_is_listed_with_what_is_here(publisher: Publisher, kvmctl: Kvmctl) -> None:

@@ -50,7 +50,7 @@ def test_a_plan_survives_its_file(name: str, version: str) -> None:
 
 def test_no_golden_is_of_a_spec_that_is_gone() -> None:
     wanted = {f"{version}/{name}.args" for name in NAMES for version in RECORDINGS}
-    assert {str(path.relative_to(GOLDEN)) for path in GOLDEN.glob("*/*")} == wanted
+    assert {str(path.relative_to(GOLDEN)) for path in GOLDEN.glob("[0-9]*/*")} == wanted
 
 
 def test_the_example_tiny_is_the_one_that_ships() -> None:

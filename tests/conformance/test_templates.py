@@ -23,6 +23,7 @@ REFUSED = {
     "bridged-server": ["balloon", "networks[0].mac"],
     "devices": ["balloon"],
     "disks-q35": ["disks[5]"],
+    "guest-shares": ["shares[0]", "shares[1]"],
     "memory-file": ["memory.source"],
     "memory-hugepages": ["memory.hugepages"],
     "memory-plug": ["memory.shared"],

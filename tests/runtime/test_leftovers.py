@@ -7,17 +7,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kvmctl import Roots
-from kvmctl.errors import AgentError, Busy, StateError
+from kvmctl.errors import AgentError, Busy, CopyFailed, DeadlineExceeded, KvmctlError, StateError
 from kvmctl.guest.agent import Agent
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime.leftovers import check_not_frozen, settle
-from kvmctl.runtime.records import FROZEN, busy, record
+from kvmctl.runtime.records import FROZEN, busy, marked, record
 from kvmctl.testing.fakeagent import Command, FakeAgent, Refusal
 
 MAKER = """
@@ -129,6 +130,23 @@ async def test_what_was_not_undone_stays_for_the_next(paths: MachinePaths) -> No
     with record(paths, FROZEN):
         assert (await settled(paths)).thawed == 0
     assert (await settled(paths)).thawed == 1
+
+
+@pytest.mark.parametrize("lost", [AgentError("the channel broke"), DeadlineExceeded("no answer")])
+async def test_what_an_agent_that_was_lost_may_still_run_is_the_nexts_to_end(
+    paths: MachinePaths, lost: KvmctlError
+) -> None:
+    with pytest.raises(KvmctlError), marked(paths) as mark:
+        raise lost
+    assert (await settled(paths)).ended == [mark]
+
+
+@pytest.mark.parametrize("said", [None, CopyFailed("no space left")])
+async def test_what_ended_by_itself_is_nobodys_to_end(paths: MachinePaths, said: KvmctlError | None) -> None:
+    with suppress(CopyFailed), marked(paths):
+        if said is not None:
+            raise said
+    assert (await settled(paths)).ended == []
 
 
 async def test_a_guest_that_can_not_be_reached_keeps_it_on_record_and_one_that_refuses_does_not(

@@ -140,6 +140,7 @@ def test_history_holds_the_last_hundred_runs_whatever_it_held(paths: MachinePath
     Path(paths.history).write_bytes(b"\xff\n" + b"garbage\n" * 200)
     for _ in range(3):
         append(paths.journal, b"[[[\n")
+        aside.forget(paths)
         aside.set_aside(paths)
         history.archive(paths)
     assert len(Path(paths.history).read_bytes().splitlines()) == 100

@@ -245,25 +245,46 @@ def as_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
         yield {**env, "HOME": name, "CONFINE": str(home / "confine.py")}
 
 
+TRY_TO_WRITE = """
+cd /mnt/kept; cat file; echo; echo x >new; echo x >>file; rm -f file; mkdir folder; chmod 777 file
+mount -o remount,rw /mnt/kept; mkdir /mnt/again; mount -t virtiofs -o rw share1 /mnt/again
+for there in /mnt/kept /mnt/again; do echo x >$there/new; echo x >>$there/file; rm -f $there/file; done
+"""
+
+
 @pytest.mark.linux
 @needs_virtiofsd
 def test_a_user_without_privileges_shares_what_is_his_and_is_root_of_it_in_the_guest(
     guest: tuple[str, str], as_nobody: dict[str, str]
 ) -> None:
-    shared = Path(as_nobody["HOME"]) / "shared"
+    shared, kept = Path(as_nobody["HOME"]) / "shared", Path(as_nobody["HOME"]) / "kept"
+    shutil.copytree(shared, kept)
+    for path in (kept, kept / "file"):
+        with suppress(PermissionError):
+            os.chown(path, 65534, 65534)
+    before = kept.stat().st_mtime_ns
     files = tuple(shutil.copy(path, as_nobody["HOME"]) for path in guest)
+    shares = [share(shared), share(kept, mount="/mnt/kept", read_only=True)]
     script = f"""{AS_NOBODY}{AS_USER}
 from tests.runtime.guests import linux, said
 async def main():
-    async with kvmctl.launch(linux({files!r}, shares=[{share(shared)!r}])) as vm:
+    async with kvmctl.launch(linux({files!r}, shares={shares!r})) as vm:
         await vm.wait_for_agent()
         print(await said(vm, "cd /mnt/share; stat -c %u . ; cat file; echo; echo x >new; mknod disk b 8 0"))
+        print(await said(vm, {TRY_TO_WRITE!r}))
 asyncio.run(main())
 """
     output = run_script(script, env=as_nobody)
     assert output.startswith("0\nfrom the host\n")
     assert output.count("mknod: disk: Operation not permitted") == 1
     assert (shared / "new").read_text() == "x\n"
+    mine, _, of_kept = output.partition("\n\n")
+    assert "Read-only file system" not in mine
+    assert of_kept.startswith("from the host\n")
+    assert of_kept.count("Read-only file system") >= 5
+    assert os.listdir(kept) == ["file"]
+    assert (kept / "file").read_text() == "from the host"
+    assert kept.stat().st_mtime_ns == before
 
 
 def test_a_directory_that_a_user_may_not_read_is_named_with_its_owner(as_nobody: dict[str, str]) -> None:

@@ -70,6 +70,17 @@ async def test_a_start_that_fails_when_qemu_is_up_leaves_the_last_run(roots: Roo
     check_known(roots, ended)
 
 
+async def test_what_a_start_left_that_was_killed_when_it_had_succeeded_is_never_put_back(
+    roots: Roots, ended: dict[str, bytes]
+) -> None:
+    before = Path(roots.machine("web").before)
+    before.mkdir()
+    (before / "plan.json").write_text("of the run before the last")
+    with pytest.raises(kvmctl.LaunchFailed):
+        await kvmctl.start(tiny(extra_args=REFUSED))
+    check_known(roots, ended)
+
+
 async def test_the_last_run_is_in_the_history_once_the_next_one_runs(roots: Roots, ended: dict[str, bytes]) -> None:
     with pytest.raises(kvmctl.LaunchFailed):
         await kvmctl.start(tiny(extra_args=REFUSED))  # which has written it down already
