@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import posixpath
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import update_wrapper
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -217,14 +217,11 @@ class AsyncGuest:
     async def reboot(self, *, timeout: float = PATIENCE) -> None:
         """Have the guest reboot, and wait until commands can be run again; without an agent, until it was reset."""
         async with self._within(timeout, "the guest to reboot"):
-            was_reset = self.vm.wait_for_event("RESET")
-            if self.vm.plan.guest.agent is None:
-                await self._press(["ctrl", "alt", "delete"])
-                await was_reset
-                return
-            await self.vm.agent().shut_down("reboot")
-            await was_reset
-            await Vm.wait_for_agent(self.vm)  # a fork takes it that its agent has answered long ago
+            has_agent = self.vm.plan.guest.agent is not None
+            async with self._resetting():
+                await (self.vm.agent().shut_down("reboot") if has_agent else self._press(["ctrl", "alt", "delete"]))
+            if has_agent:
+                await Vm.wait_for_agent(self.vm)  # a fork takes it that its agent has answered long ago
 
     @_word
     async def shutdown(self, *, timeout: float = PATIENCE) -> Exit:
@@ -249,6 +246,18 @@ class AsyncGuest:
         if result.exit_code:
             raise CommandFailed(f"waiting for {what} in {self.name!r} was in vain", detail=str(said))
         return _text(bytes(output))
+
+    @asynccontextmanager
+    async def _resetting(self) -> AsyncIterator[None]:
+        """What is done within has the machine reset, which is waited for at the end."""
+        was_reset = asyncio.ensure_future(self.vm.wait_for_event("RESET"))
+        await asyncio.sleep(0)  # it is on its way now: one that is cancelled before was never awaited, and says so
+        try:
+            yield
+            await was_reset
+        finally:
+            was_reset.cancel()
+            await asyncio.gather(was_reset, return_exceptions=True)
 
     def _within(self, seconds: float, what: str, said: _Said | None = None) -> AbstractAsyncContextManager[None]:
         return self.vm.within(seconds, f"wait for {what}", seen=said or "")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
+import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -87,6 +89,18 @@ async def test_a_machine_that_was_killed_says_so_whatever_it_is_asked_for(word: 
             await asked[word]()
     assert caught.value.verdict is not None
     assert caught.value.verdict.kind is VerdictKind.QEMU_KILLED
+
+
+async def test_a_reboot_in_vain_leaves_nothing_that_waits_for_it() -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        async with kvmctl.launch(tiny(agent={"transport": "virtio"})) as vm:
+            before = asyncio.all_tasks()
+            with pytest.raises(DeadlineExceeded):
+                await AsyncGuest(vm).reboot(timeout=0.1)
+            assert asyncio.all_tasks() == before
+        gc.collect()
+    assert [str(warning.message) for warning in seen] == []
 
 
 async def test_a_deadline_of_the_callers_own_is_left_to_it() -> None:
