@@ -87,10 +87,15 @@ def begin(plan: Plan, paths: MachinePaths, *, is_captive: bool, is_defined: bool
 
     Raises AlreadyRunning where somebody was quicker, and every error that looking, making and starting can end in.
     """
-    claim = store.claim(paths, is_captive=is_captive)
+    return begin_claimed(plan, store.claim(paths, is_captive=is_captive), is_defined=is_defined)
+
+
+def begin_claimed(plan: Plan, claim: Claim, *, is_defined: bool = False, is_again: bool = False) -> Beginning:
+    """As `begin`, of a machine that is claimed; one that is started `is_again` keeps what is its own."""
+    paths = claim.paths
     with _judged(), ExitStack() as undo:
         undo.callback(claim.abandon)
-        history.archive(paths)
+        history.archive(paths, keeps_state=is_again)
         preflight.check(plan)
         if is_defined:
             specs.pin(paths, plan.machine_type, undo)

@@ -41,13 +41,17 @@ def find_exit(paths: MachinePaths, journal: Journal | None = None) -> Exit:
     return Exit(end.reason, journal.modified(), end.status, end.detail)
 
 
-def archive(paths: MachinePaths) -> None:
-    """Move the last run's end to the history and its files out of the way. Raises StateError."""
+def archive(paths: MachinePaths, *, keeps_state: bool = False) -> None:
+    """Move the last run's end to the history and its files out of the way. Raises StateError.
+
+    With `keeps_state` an ephemeral machine goes on being the one it was, and keeps what is the machine's.
+    """
     if os.path.exists(paths.journal):
         _append(paths)
+    kept = _LOCKS | ({os.path.basename(paths.state)} if keeps_state and paths.is_ephemeral else set())
     try:
         for name in os.listdir(paths.run):
-            if name not in _LOCKS:
+            if name not in kept:
                 _remove(os.path.join(paths.run, name))
     except OSError as error:
         raise files.cannot("clear", paths.run, error) from error

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from signal import SIGKILL
 
 from kvmctl import files
-from kvmctl.errors import AlreadyRunning, DeadlineExceeded, NotFound, StateError
+from kvmctl.errors import AlreadyRunning, DeadlineExceeded, NotFound, NotRunning, StateError
 from kvmctl.image import ofd
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime.helper_locks import find_helper, has_helpers
@@ -45,6 +45,14 @@ class Claim:
         self.lock = lock
         self.tether = tether
         self.is_captive = is_captive
+
+    def take_lock_again(self) -> None:
+        """Hold the lock once more, of a machine that has ended. Raises NotRunning, AlreadyRunning, StateError."""
+        if self.tether < 0:
+            raise NotRunning(f"nothing is left of {self.paths.name!r} that could be started again")
+        with _one_at_a_time(self.paths), ExitStack() as stack:
+            self.lock = _lock_file(self.paths.lock, self.paths, stack)
+            stack.pop_all()
 
     def release_lock(self) -> None:
         """Leave the lock to QEMU, which has inherited it."""
@@ -80,16 +88,17 @@ class Claim:
             self._close_tether()
 
 
-def claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
+def claim(paths: MachinePaths, *, is_captive: bool, is_again: bool = False) -> Claim:
     """The right to start the machine, for one process at a time. Raises AlreadyRunning, StateError.
 
-    What a launcher that died in the middle left is cleared away first.
+    What a launcher that died in the middle left is cleared away first, and what an ephemeral machine of that name
+    wrote, unless it is that one which is to be started again.
     """
     with _one_at_a_time(paths):
         _sweep(paths)
         was_there = os.path.exists(paths.run)
         try:
-            return _claim(paths, is_captive=is_captive)
+            return _claim(paths, is_captive=is_captive, is_again=is_again)
         except AlreadyRunning:
             raise
         except BaseException:
@@ -98,14 +107,15 @@ def claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
             raise
 
 
-def _claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
+def _claim(paths: MachinePaths, *, is_captive: bool, is_again: bool) -> Claim:
     files.make_private_dir(paths.run)
     with ExitStack() as stack:
         lock = _lock_file(paths.lock, paths, stack)
         tether = _lock_file(paths.tether, paths, stack)
         try:
             _write_tether(tether, paths, is_captive=is_captive)
-            _discard_scratch(paths)  # of an earlier run, whose run directory did not survive a reboot
+            if not is_again:
+                _discard_scratch(paths)  # of an earlier run, whose run directory did not survive a reboot
         except StateError:
             os.unlink(paths.tether)  # left behind, it would say that a start was broken off, and cost the last run
             raise

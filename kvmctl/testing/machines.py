@@ -9,7 +9,7 @@ import shlex
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Final
 
-from kvmctl.errors import KvmctlError
+from kvmctl.errors import KvmctlError, NotFound
 from kvmctl.plan.model import Plan
 from kvmctl.plan.option import Form, Option
 from kvmctl.plan.paths import MachinePaths
@@ -118,7 +118,8 @@ class Machines:
         if is_kept:
             self.kept.append(vm.name)
             return
-        registry.remove(vm.name)
+        with suppress(NotFound):  # a start that failed has left nothing
+            registry.remove(vm.name)
 
     def close(self, *, is_failed: bool) -> None:
         """Give all machines back; with ``--vm-keep-failed`` those of a failed test are left running."""
