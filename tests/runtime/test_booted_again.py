@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -205,10 +206,11 @@ async def test_who_is_killed_while_it_starts_leaves_nothing_after_the_next_comma
         timeout=60,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    psutil.wait_procs(qemus(roots), timeout=10)  # the kernel is at it
+    with open(roots.template("small").lock, "r+b") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)  # the kernel is at it: waits until nobody has the template
     assert kvmctl.list_machines(include_stopped=True) == []
     assert os.listdir(roots.runtime) == ephemeral(roots) == []
-    assert not kvmctl.list_templates()[0].in_use
+    assert not qemus(roots)
 
 
 async def test_two_that_start_it_at_once_start_it_once() -> None:
