@@ -206,10 +206,10 @@ async def test_who_is_killed_while_it_starts_leaves_nothing_after_the_next_comma
         timeout=60,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    with open(roots.template("small").lock, "r+b") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)  # the kernel is at it: waits until nobody has the template
     assert kvmctl.list_machines(include_stopped=True) == []
     assert os.listdir(roots.runtime) == ephemeral(roots) == []
+    with open(roots.template("small").lock, "r+b") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)  # whoever was killed may be on its way out: waits until nobody has it
     assert not qemus(roots)
 
 
