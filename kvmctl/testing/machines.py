@@ -9,7 +9,7 @@ import shlex
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Final
 
-from kvmctl.errors import KvmctlError, NotFound
+from kvmctl.errors import KvmctlError, NotFound, SpecError
 from kvmctl.plan.model import Plan
 from kvmctl.plan.option import Form, Option
 from kvmctl.plan.paths import MachinePaths
@@ -30,6 +30,10 @@ from kvmctl.testing.words import AsyncGuest
 
 _NAME_MAX: Final = 48
 _VM_TEMPLATE: Final = "Let the fixture vm_template return a kvmctl.testing.Blueprint."
+_COLD: Final = (
+    "With --vm-cold a machine has what it would be frozen with, and no more. A test that needs this runs a machine "
+    "of its own: kvmctl.launch."
+)
 _MEMORY: Final = "ram"
 """The id that the compiler gives the machine's memory."""
 
@@ -180,8 +184,16 @@ async def _name(guest: AsyncGuest, hostname: str) -> None:
 
 
 def _cold_plan(plan: Plan, paths: MachinePaths) -> Plan:
-    """`plan` as a template's is made, but with memory of its own: a file is what it takes to freeze it."""
-    layered = template_plan(plan, machine=paths, template=TemplatePaths(plan.name, paths.state), generation_id=False)
+    """`plan` as a template's is made, but with memory of its own: a file is what it takes to freeze it.
+
+    Raises SpecError for what no template can have.
+    """
+    template = TemplatePaths(plan.name, paths.state)
+    try:
+        layered = template_plan(plan, machine=paths, template=template, generation_id=False)
+    except SpecError as error:
+        error.hint = _COLD
+        raise
     (memory,) = filter(_is_memory, plan.options)
     return layered._replace(options=tuple(memory if _is_memory(option) else option for option in layered.options))
 

@@ -182,6 +182,14 @@ def test_a_script_of_a_fork_says_what_the_monitor_is_told() -> None:
 TAP = {"type": "tap", "bridge": "br0"}
 REASONS: list[tuple[dict[str, Any], Problem]] = [
     (
+        {"balloon": True},
+        Problem(
+            "balloon",
+            "a balloon gives memory back by punching holes into the file that all forks map",
+            allowed="leave it out, or less memory; or a machine that is not forked",
+        ),
+    ),
+    (
         {"networks": [{**TAP, "device": "tap0"}]},
         Problem(
             "networks[0].device",
@@ -239,7 +247,7 @@ REASONS: list[tuple[dict[str, Any], Problem]] = [
 
 
 @pytest.mark.parametrize(("spec", "problem"), REASONS)
-def test_cards_that_cannot_be_each_forks_own_are_refused_in_these_words(spec: dict[str, Any], problem: Problem) -> None:
+def test_what_cannot_be_each_forks_own_is_refused_in_these_words(spec: dict[str, Any], problem: Problem) -> None:
     with pytest.raises(SpecError) as caught:
         template_plan(compiled(**spec), machine=BOOTED, template=WHERE.made, generation_id=True)
     assert caught.value.problems == (problem,)
