@@ -57,6 +57,7 @@ LAZY = {
     "kvmctl/cli/starting.py",
     "kvmctl/runtime/deferred.py",
     "kvmctl/runtime/detached.py",
+    "kvmctl/runtime/handle.py",
     "kvmctl/runtime/quickexec.py",
     "kvmctl/runtime/quickfork.py",
     "kvmctl/testing/__init__.py",

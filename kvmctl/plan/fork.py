@@ -38,7 +38,8 @@ IGNORE_SHARED: Final = {"capability": "x-ignore-shared", "state": True}
 EVENTS: Final = {"capability": "events", "state": True}
 """The one by which QEMU tells how far it is."""
 _WHY: Final = "default: a fork goes on where its template was frozen"
-_STATE: Final = "device-state"
+DEVICE_STATE: Final = "device-state"
+"""The descriptor that QEMU reads the devices' state from, by its name in a plan."""
 
 
 class Layer(NamedTuple):
@@ -124,7 +125,7 @@ def _incoming(template: TemplatePaths, features: frozenset[Feature]) -> tuple[st
     """Where the devices' state is read from. QEMU opens it where it can; the rest is handed a descriptor."""
     if Feature.MIGRATE_FILE in features:
         return f"file:{template.device_state}", ()
-    return Fd(_STATE, "fd:"), (OpenFile(_STATE, template.device_state, "read", "template"),)
+    return Fd(DEVICE_STATE, "fd:"), (OpenFile(DEVICE_STATE, template.device_state, "read", "template"),)
 
 
 def _options(plan: Plan, own: tuple[Layer, ...], features: frozenset[Feature]) -> Iterator[Option]:

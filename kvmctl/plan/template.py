@@ -141,7 +141,7 @@ def _device_problems(option: Option) -> Iterator[Problem]:
             yield Problem(_key(option), refusal.reason, f"'{driver}'", refusal.way_out)
     if option.body.get("id") == _BALLOON and not option.why.startswith("default"):
         message = "a balloon gives memory back by punching holes into the file that all forks map"
-        yield Problem(_BALLOON, message, allowed="leave it out")
+        yield Problem(_BALLOON, message, allowed="leave it out, or less memory; or a machine that is not forked")
 
 
 def _memory_problems(option: Option, *, is_shared: bool) -> Iterator[Problem]:

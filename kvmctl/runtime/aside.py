@@ -41,6 +41,19 @@ def set_aside(paths: MachinePaths) -> None:
         raise files.cannot("clear", paths.run, error) from error
 
 
+def clear(paths: MachinePaths) -> None:
+    """Remove what the last run of an ephemeral machine left that is to run again, but for what is the machine's.
+
+    For good: where it fails to start, nothing is left of such a machine. Raises StateError.
+    """
+    try:
+        for name in _names(paths):
+            if os.path.join(paths.run, name) != paths.state:
+                _remove(os.path.join(paths.run, name))
+    except OSError as error:
+        raise files.cannot("clear", paths.run, error) from error
+
+
 def put_back(paths: MachinePaths) -> bool:
     """Have the run directory be what it was before the start, tether and all. Whether there was one. Raises
     StateError."""

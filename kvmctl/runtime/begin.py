@@ -106,7 +106,12 @@ def begin(plan: Plan, paths: MachinePaths, *, is_captive: bool, is_defined: bool
 
     Raises AlreadyRunning where somebody was quicker, and every error that looking, making and starting can end in.
     """
-    claim = store.claim(paths, is_captive=is_captive)
+    return begin_claimed(plan, store.claim(paths, is_captive=is_captive), is_defined=is_defined)
+
+
+def begin_claimed(plan: Plan, claim: Claim, *, is_defined: bool = False) -> Beginning:
+    """As `begin`, of a machine that is claimed."""
+    paths = claim.paths
     with deferred.judged_start(), ExitStack() as undo:
         undo.callback(claim.abandon)
         preflight.check(plan)

@@ -101,6 +101,14 @@ class Fork(Vm):
                 raise AgentError(f"the guest of {self.name!r} has ended the program that ran the command")
         raise NotRunning(f"machine {self.name!r} has ended")
 
+    async def start(self) -> None:
+        """Boot it again when it has ended; see `Vm.start`. Its guest goes by its disks, and not by what was frozen."""
+        await super().start()
+        self._is_renewed = False
+        if self._resident is not None:
+            self._resident.close()
+            self._resident = None
+
     async def close(self) -> None:
         """Dispose of it: a fork that this process holds is good for nothing without it."""
         await self.dispose()

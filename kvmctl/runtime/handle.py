@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractAsyncContextManager
+from importlib import import_module
 from signal import SIGKILL, SIGTERM, Signals
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from kvmctl.errors import KvmctlError
 from kvmctl.plan.model import Plan
@@ -19,6 +20,9 @@ from kvmctl.runtime.monitors import Monitors
 from kvmctl.runtime.process import Process
 from kvmctl.runtime.spawn import Child
 from kvmctl.runtime.store import Claim
+
+if TYPE_CHECKING:
+    from kvmctl.runtime.again import Again
 
 DEADLINE: Final = 10.0
 """Seconds QEMU has to answer, unless the caller says otherwise."""
@@ -114,6 +118,30 @@ class Handle:
             end.send_kill(self._process, self._journal, by="kill")
             end.check_killed(self.paths, self._process, has_ended=await self.ended_within(end.KILL_SECONDS))
         return self._settle()
+
+    async def start(self) -> None:
+        """Boot it again when it has ended, after `kill` or by itself: power comes back, and its memory is lost.
+
+        From the disks and UEFI variables that it had, those that were made for this run included. What it is called
+        and reached by stays; ports of the host that QEMU chose are chosen anew. It ends with this process if it did
+        before. Where that goes wrong, nothing is left of a machine that is not kept from run to run, and of one that is
+        what was there before.
+
+        Raises AlreadyRunning where it runs, NotRunning where nothing is left to start; of a fork, NotFound,
+        TemplateMisfit and TemplateDamaged where its template is not what it was; and what starting a machine raises.
+        """
+        if not self._process.wait(0):
+            raise store.already_running(self.paths)
+        self._settle()
+        await self._monitors.close()  # nothing is waited for any more once there is another QEMU to look after
+        # Seldom needed, and half of what starting takes to import.
+        again: Again = await import_module("kvmctl.runtime.again").boot_again(self.plan, self.paths, self._claim)
+        self._process.close()
+        self._journal.close()
+        self.plan, self.paths, self._claim = again.beginning.plan, again.beginning.paths, again.beginning.claim
+        self._child, self._journal, self._exit = again.beginning.child, again.journal, None
+        self._process = self._child.process
+        self._monitors = Monitors(self.paths, self._process, again.monitor)
 
     def _settle(self) -> Exit:
         """Collect the process if it was ours, note its exit status, and read how it ended."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import TypeAlias
 
 from kvmctl.errors import LaunchFailed, MonitorLost, QmpError
 from kvmctl.plan.model import QmpStep
 from kvmctl.runtime.begin import START_SECONDS, Beginning
+from kvmctl.runtime.journal import Journal
 from kvmctl.runtime.monitor import Monitor
 
 Wait: TypeAlias = Callable[[], Awaitable[None]]
@@ -19,15 +21,22 @@ async def _nothing() -> None:
     pass
 
 
-async def let_go(beginning: Beginning) -> Monitor | None:
-    """Let a machine run whose QEMU was started.
+async def let_go(beginning: Beginning) -> tuple[Journal, Monitor | None]:
+    """Let a machine run whose QEMU was started; its journal, which the caller closes.
 
-    Gives the private monitor of one that ends with us, which the caller closes; one that goes on has none: a monitor
+    And the private monitor of one that ends with us, which the caller closes too; one that goes on has none: a monitor
     belongs to an event loop, which such a machine and its handle may outlive.
     """
-    monitor = await bring_up(beginning)
-    beginning.succeed()
-    return monitor
+    with ExitStack() as stack:
+        try:
+            journal = stack.enter_context(Journal(beginning.paths))
+        except BaseException as error:
+            beginning.fail(error)
+            raise
+        monitor = await bring_up(beginning)
+        beginning.succeed()
+        stack.pop_all()
+    return journal, monitor
 
 
 async def bring_up(

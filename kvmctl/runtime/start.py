@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime.begin import Beginning, begin
 from kvmctl.runtime.handshake import let_go
-from kvmctl.runtime.journal import Journal
 from kvmctl.runtime.vm import Vm
 
 
@@ -32,14 +31,7 @@ async def run_plan(plan: Plan, paths: MachinePaths) -> AsyncIterator[Vm]:
 
 
 async def _vm(beginning: Beginning) -> Vm:
-    with ExitStack() as stack:
-        try:
-            journal = stack.enter_context(Journal(beginning.paths))
-        except BaseException as error:
-            beginning.fail(error)
-            raise
-        monitor = await let_go(beginning)
-        stack.pop_all()
+    journal, monitor = await let_go(beginning)
     child = beginning.child
     return Vm(
         beginning.plan, beginning.paths, child.process, journal, monitor=monitor, child=child, claim=beginning.claim

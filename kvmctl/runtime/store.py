@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 from kvmctl import files
-from kvmctl.errors import AlreadyRunning, DeadlineExceeded, NotFound, StateError
+from kvmctl.errors import AlreadyRunning, DeadlineExceeded, NotFound, NotRunning, StateError
 from kvmctl.image import ofd
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import aside, clearing
@@ -50,6 +50,17 @@ class Claim:
     def is_held(self) -> bool:
         """Whether it was neither abandoned nor let go: the machine depends on us."""
         return self.tether >= 0
+
+    def take_lock_again(self) -> None:
+        """Hold the lock once more, of a captive machine that has ended and is to run again. Raises NotRunning,
+        AlreadyRunning, StateError."""
+        if not self.is_held:
+            raise nothing_left(self.paths)
+        with _one_at_a_time(self.paths), ExitStack() as stack:
+            lock = _lock_file(self.paths.lock, self.paths, stack)
+            aside.clear(self.paths)
+            stack.pop_all()
+        self.lock = lock
 
     def release_lock(self) -> None:
         """Leave the lock to QEMU, which has inherited it."""
@@ -95,18 +106,26 @@ class Claim:
             self._close_tether()
 
 
-def claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
+def nothing_left(paths: MachinePaths) -> NotRunning:
+    """The error for a machine that was removed: one of its name, with other disks, is another one."""
+    return NotRunning(f"nothing is left of {paths.name!r} that could be started again")
+
+
+def claim(paths: MachinePaths, *, is_captive: bool, is_again: bool = False) -> Claim:
     """The right to start the machine, for one process at a time. Raises AlreadyRunning, StateError.
 
-    What a launcher that died in the middle left is cleared away first.
+    What a launcher that died in the middle left is cleared away first, and what an ephemeral machine of that name
+    wrote, unless it is that one which is to be started again: NotRunning says that there is no such one.
     """
     with _one_at_a_time(paths):
         _sweep(paths)
+        if is_again and not os.path.exists(paths.plan):
+            raise nothing_left(paths)
         if os.path.exists(paths.tether):
             raise already_running(paths)  # of a run that is not to be touched, were its QEMU gone
         was_there = os.path.exists(paths.run)
         try:
-            return _claim(paths, is_captive=is_captive)
+            return _claim(paths, is_captive=is_captive, is_again=is_again)
         except AlreadyRunning:
             raise
         except BaseException:
@@ -115,16 +134,20 @@ def claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
             raise
 
 
-def _claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
+def _claim(paths: MachinePaths, *, is_captive: bool, is_again: bool) -> Claim:
     files.make_private_dir(paths.run)
     with ExitStack() as stack:
         lock = _lock_file(paths.lock, paths, stack)
         aside.forget(paths)  # of a start that was killed when it had just succeeded
         try:
-            aside.set_aside(paths)
+            if is_again and paths.is_ephemeral:
+                aside.clear(paths)
+            else:
+                aside.set_aside(paths)
             tether = _lock_file(paths.tether, paths, stack)
             _write_tether(tether, paths, is_captive=is_captive)
-            clearing.discard_scratch(paths)  # of an earlier run, whose run directory did not survive a reboot
+            if not is_again:
+                clearing.discard_scratch(paths)  # of an earlier run, whose run directory did not survive a reboot
         except BaseException:
             aside.put_back(paths)
             raise

@@ -6,7 +6,8 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,10 @@ from kvmctl.runtime.monitor import Monitor
 
 _PAGE = 4096
 """Bytes that a balloon takes at once."""
+_NO_BALLOON = (
+    "Forks have none, and neither have machines that are made like them: what it gives back would be missing in the "
+    "file that all forks map. Squeeze a machine that is launched or started, or fork one with less memory."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ class Vm(Inner):
 
         Raises QmpError where there is no balloon, KvmctlError where the machine has less memory than that.
         """
-        async with self.monitor() as monitor:
+        async with self._balloon_monitor() as monitor:
             limit = await ops.query_memory(monitor)
             if size > limit:
                 raise KvmctlError(
@@ -95,9 +100,21 @@ class Vm(Inner):
             await ops.set_balloon(monitor, size)
 
     async def balloon(self) -> ops.Balloon:
-        """What the guest has and says of it."""
-        async with self.monitor() as monitor:
+        """What the guest has and says of it. Raises QmpError where there is no balloon."""
+        async with self._balloon_monitor() as monitor:
             return await ops.query_balloon(monitor)
+
+    @asynccontextmanager
+    async def _balloon_monitor(self) -> AsyncIterator[Monitor]:
+        """The monitor; that there is no balloon says why where it was left out."""
+        try:
+            async with self.monitor() as monitor:
+                yield monitor
+        except QmpError as error:
+            is_left_out = bool(self.plan.spec.get("balloon")) and not self.plan.guest.balloon
+            if error.error_class == "DeviceNotActive" and (is_left_out or self.plan.template is not None):
+                error.hint = _NO_BALLOON
+            raise
 
     async def wait_for_balloon(self, size: int) -> ops.Balloon:
         """Wait until the guest has `size` bytes, to the page. Raises NotRunning where the machine ends before it."""

@@ -119,6 +119,11 @@ class Guest:
         """Cut its power."""
         self._loop.run(self.asynchronous.crash())
 
+    def start(self, *, timeout: float = PATIENCE) -> None:
+        """Power it on again after its end, from its own disks, and wait until commands can be run; without an agent,
+        until it runs. Nothing to do where it runs."""
+        self._loop.run(self.asynchronous.start(timeout=timeout))
+
     def reboot(self, *, timeout: float = PATIENCE) -> None:
         """Have the guest reboot, and wait until commands can be run again; without an agent, until it was reset."""
         self._loop.run(self.asynchronous.reboot(timeout=timeout))

@@ -9,7 +9,7 @@ import shlex
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Final
 
-from kvmctl.errors import KvmctlError
+from kvmctl.errors import KvmctlError, NotFound, SpecError
 from kvmctl.plan.model import Plan
 from kvmctl.plan.option import Form, Option
 from kvmctl.plan.paths import MachinePaths
@@ -30,6 +30,10 @@ from kvmctl.testing.words import AsyncGuest
 
 _NAME_MAX: Final = 48
 _VM_TEMPLATE: Final = "Let the fixture vm_template return a kvmctl.testing.Blueprint."
+_COLD: Final = (
+    "With --vm-cold a machine has what it would be frozen with, and no more. A test that needs this runs a machine "
+    "of its own: kvmctl.launch."
+)
 _MEMORY: Final = "ram"
 """The id that the compiler gives the machine's memory."""
 
@@ -134,7 +138,8 @@ class Machines:
         if is_kept:
             self.kept.append(vm.name)
             return
-        registry.remove(vm.name)
+        with suppress(NotFound):  # a start that failed has left nothing
+            registry.remove(vm.name)
 
     def close(self, *, is_failed: bool) -> None:
         """Give all machines back; with ``--vm-keep-failed`` those of a failed test are left running."""
@@ -195,8 +200,16 @@ async def _name(guest: AsyncGuest, hostname: str) -> None:
 
 
 def _cold_plan(plan: Plan, paths: MachinePaths) -> Plan:
-    """`plan` as a template's is made, but with memory of its own: a file is what it takes to freeze it."""
-    layered = template_plan(plan, machine=paths, template=TemplatePaths(plan.name, paths.state), generation_id=False)
+    """`plan` as a template's is made, but with memory of its own: a file is what it takes to freeze it.
+
+    Raises SpecError for what no template can have.
+    """
+    template = TemplatePaths(plan.name, paths.state)
+    try:
+        layered = template_plan(plan, machine=paths, template=template, generation_id=False)
+    except SpecError as error:
+        error.hint = _COLD
+        raise
     (memory,) = filter(_is_memory, plan.options)
     return layered._replace(options=tuple(memory if _is_memory(option) else option for option in layered.options))
 

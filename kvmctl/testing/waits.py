@@ -1,12 +1,14 @@
 """Waits that are one command within the guest, which ends when what is waited for is so. Pure.
 
-Each notes on its standard error what it sees, whenever that changes, for whoever gives up.
+Each notes on its standard error what it sees, whenever that changes, for whoever gives up: see `Said`.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+SAID_MAX: Final = 4000
+"""Characters that are kept of what was seen."""
 _COMMAND: Final = """
 last=-
 while :; do
@@ -37,3 +39,27 @@ def until_succeeds(command: str, *, fails: bool = False) -> list[str]:
 def until_file(path: str) -> list[str]:
     """The command that waits until there is a file."""
     return ["sh", "-c", _FILE, "kvmctl", path]
+
+
+class Said:
+    """The last of what a wait has seen."""
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    def note(self, line: str) -> None:
+        """It sees `line`."""
+        self._text = f"{self._text}\n{line}"[-SAID_MAX:]
+
+    def feed(self, data: bytes) -> None:
+        """It has printed `data`."""
+        self._text = f"{self._text}{text_of(data)}"[-SAID_MAX:]
+
+    def __str__(self) -> str:
+        seen = "\n".join(self._text.strip().splitlines()[-10:])
+        return seen and f"last seen: {seen}"
+
+
+def text_of(output: bytes) -> str:
+    """What a command has printed, as text."""
+    return output.decode(errors="replace")

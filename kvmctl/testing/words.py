@@ -25,10 +25,10 @@ from kvmctl.runtime.sockets import connect_unix
 from kvmctl.runtime.vm import Vm
 from kvmctl.testing import keys, waits
 from kvmctl.testing.loop import on_loop
+from kvmctl.testing.waits import SAID_MAX, Said, text_of
 
 PATIENCE: Final = 300.0
 """Seconds for a word, unless its caller says otherwise: a guest without KVM on a busy host is slow."""
-_SAID_MAX: Final = 4000
 _OWN_RUNGS: Final = frozenset({Rung.AGENT, Rung.ACPI, Rung.ACPI_AGAIN})
 """The steps of the stop ladder after which it was the guest that shut down."""
 
@@ -79,7 +79,7 @@ class AsyncGuest:
     async def execute(self, command: str, *, timeout: float = PATIENCE) -> tuple[int, str]:
         """Run `command`; its exit code and what it printed on standard output."""
         result = await self._run(command, timeout=timeout)
-        return result.exit_code, _text(result.stdout)
+        return result.exit_code, text_of(result.stdout)
 
     @_word
     async def succeed(self, *commands: str, timeout: float = PATIENCE) -> str:
@@ -89,7 +89,7 @@ class AsyncGuest:
             result = await self._run(command, timeout=timeout)
             if result.exit_code:
                 raise self._failed(command, f"failed with exit code {result.exit_code}", result)
-            output.append(_text(result.stdout))
+            output.append(text_of(result.stdout))
         return "".join(output)
 
     @_word
@@ -100,7 +100,7 @@ class AsyncGuest:
             result = await self._run(command, timeout=timeout)
             if not result.exit_code:
                 raise self._failed(command, "succeeded, and had to fail", result)
-            output.append(_text(result.stdout))
+            output.append(text_of(result.stdout))
         return "".join(output)
 
     # -- waits ---------------------------------------------------------------------------------------------------
@@ -119,14 +119,14 @@ class AsyncGuest:
     async def wait_for_unit(self, unit: str, *, timeout: float = PATIENCE) -> None:
         """Wait until a systemd unit is active; one that runs once and ends, until it has. Raises WaitFailed where it
         fails."""
-        said = _Said()
+        said = Said()
         async with self._within(timeout, f"unit {unit!r}", said):
             await conditions.wait_unit(self.vm, unit, note=said.note)
 
     @_word
     async def wait_for_open_port(self, port: int, *, timeout: float = PATIENCE) -> None:
         """Wait until something in the guest listens on the TCP port."""
-        said = _Said()
+        said = Said()
         async with self._within(timeout, f"port {port}", said):
             await conditions.wait_port(self.vm, str(port), note=said.note)
 
@@ -214,6 +214,17 @@ class AsyncGuest:
         await self.vm.kill()
 
     @_word
+    async def start(self, *, timeout: float = PATIENCE) -> None:
+        """Power it on again after its end, from its own disks, and wait until commands can be run; without an agent,
+        until it runs. Nothing to do where it runs."""
+        if self.vm.is_alive:
+            return
+        async with self._within(timeout, "the machine to boot"):
+            await self.vm.start()
+            if self.vm.plan.guest.agent is not None:
+                await self.vm.wait_for_agent()
+
+    @_word
     async def reboot(self, *, timeout: float = PATIENCE) -> None:
         """Have the guest reboot, and wait until commands can be run again; without an agent, until it was reset."""
         async with self._within(timeout, "the guest to reboot"):
@@ -240,12 +251,12 @@ class AsyncGuest:
             return await run_inside(self.vm, ["sh", "-c", command])
 
     async def _watch(self, argv: Sequence[str], what: str, *, timeout: float) -> str:
-        said, output = _Said(), bytearray()
+        said, output = Said(), bytearray()
         async with self._within(timeout, what, said):
             result = await run_inside(self.vm, argv, on_stdout=output.extend, on_stderr=said.feed)
         if result.exit_code:
             raise CommandFailed(f"waiting for {what} in {self.name!r} was in vain", detail=str(said))
-        return _text(bytes(output))
+        return text_of(bytes(output))
 
     @asynccontextmanager
     async def _resetting(self) -> AsyncIterator[None]:
@@ -259,7 +270,7 @@ class AsyncGuest:
             was_reset.cancel()
             await asyncio.gather(was_reset, return_exceptions=True)
 
-    def _within(self, seconds: float, what: str, said: _Said | None = None) -> AbstractAsyncContextManager[None]:
+    def _within(self, seconds: float, what: str, said: Said | None = None) -> AbstractAsyncContextManager[None]:
         return self.vm.within(seconds, f"wait for {what}", seen=said or "")
 
     async def _press(self, names: Sequence[str]) -> None:
@@ -270,28 +281,5 @@ class AsyncGuest:
             await self.vm.qmp("set_link", {"name": network.id, "up": up})
 
     def _failed(self, command: str, how: str, result: ExecResult) -> CommandFailed:
-        output = _text(result.stdout + result.stderr)[-_SAID_MAX:].strip()
+        output = text_of(result.stdout + result.stderr)[-SAID_MAX:].strip()
         return CommandFailed(f"{command!r} {how} in {self.name!r}", detail=output)
-
-
-class _Said:
-    """The last of what a wait has seen."""
-
-    def __init__(self) -> None:
-        self._text = ""
-
-    def note(self, line: str) -> None:
-        """It sees `line`."""
-        self._text = f"{self._text}\n{line}"[-_SAID_MAX:]
-
-    def feed(self, data: bytes) -> None:
-        """It has printed `data`."""
-        self._text = f"{self._text}{_text(data)}"[-_SAID_MAX:]
-
-    def __str__(self) -> str:
-        seen = "\n".join(self._text.strip().splitlines()[-10:])
-        return seen and f"last seen: {seen}"
-
-
-def _text(output: bytes) -> str:
-    return output.decode(errors="replace")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,6 +43,19 @@ class Net:
         """What ``ip`` prints."""
         return subprocess.run(
             [*self._inside, "ip", *words], capture_output=True, text=True, check=True, timeout=PATIENCE
+        ).stdout
+
+    def python(self, source: str) -> str:
+        """What a program prints that uses the library within it."""
+        command = [*self._inside, sys.executable, "-c", source]
+        return subprocess.run(
+            command,
+            env=self._kvmctl.environment,
+            cwd=self._kvmctl.directory,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=PATIENCE,
         ).stdout
 
     def links(self, *words: str) -> dict[str, dict[str, object]]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kvmctl.plan.mac import derived_mac
+
 from .conftest import ROOT, Kvmctl
 from .namespace import SPEC, Net, network_of
 
@@ -44,6 +46,24 @@ chmod +x /run/on-plug
 uevent /run/on-plug </dev/null >/dev/null 2>&1 &
 """
 """A guest that waits for the kernel to tell of a card, sets it up, and says so to who reads /run/plugged."""
+BOOTED_AGAIN = """
+import asyncio, os, subprocess, kvmctl
+
+async def work():
+    async with await kvmctl.load_template("small").fork(name="again") as fork:
+        async def look():
+            ports = subprocess.run(["ip", "link", "show", "master", "br0"], capture_output=True, check=True).stdout
+            assert len(ports.splitlines()) == 2, ports
+            print((await fork.qmp("query-rx-filter", {"name": "net0"}))[0]["main-mac"])
+        await look()
+        await fork.kill()
+        await fork.start()
+        await look()
+        await fork.wait_for_console("^READY")
+        print(os.path.getsize(fork.paths.qemu_log), "bytes of QEMU's log")
+
+asyncio.run(work())
+"""
 
 
 @pytest.fixture
@@ -139,6 +159,13 @@ def test_every_fork_has_a_card_and_a_tap_that_go_with_it(kvmctl: Kvmctl, net: Ne
     net.kvmctl.ok("fork", "small")
     assert shown(kvmctl, "small-1")[0]["mac"] in macs  # the same name, the same address
     end(kvmctl, "small-1")
+
+
+def test_a_fork_that_boots_again_has_its_card_from_the_start_on_a_tap_of_its_own(kvmctl: Kvmctl, net: Net) -> None:
+    freeze(net, 'bridge = "br0"')
+    said = net.python(BOOTED_AGAIN).splitlines()
+    assert said == [derived_mac("again", 0)] * 2 + ["0 bytes of QEMU's log"]
+    assert set(net.links()) == {"lo", "br0"}
 
 
 def test_a_tap_on_no_bridge_has_as_many_queues_as_asked_for(kvmctl: Kvmctl, net: Net) -> None:

@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from .conftest import PATIENCE, Kvmctl
+from .conftest import PATIENCE, ROOT, Kvmctl
 
 pytestmark = pytest.mark.qemu
 
@@ -155,3 +157,21 @@ def test_one_that_is_told_to_end_leaves_nothing(kvmctl: Kvmctl, options: tuple[s
     assert (forking.returncode, stdout) == (128 + number, "")
     assert os.listdir(kvmctl.directory / "runtime") == []
     assert not json.loads(kvmctl.ok("template", "list", "--json"))["templates"][0]["in_use"]
+
+
+@pytest.mark.linux
+@pytest.mark.slow
+def test_a_command_in_a_fork_has_its_output_and_exit_code_and_leaves_nothing(kvmctl: Kvmctl) -> None:
+    built = subprocess.run([sys.executable, ROOT / "scripts/build-guest"], capture_output=True, text=True, check=False)
+    if built.returncode:
+        pytest.skip(f"the guest can't be built here: {built.stderr.strip().splitlines()[-1]}")
+    kvmctl.ok("template", "create", "linux", "--from", str(ROOT / "machines/small-linux.toml"))
+    run = ("run", "--template", "linux", "--")
+    assert kvmctl.ok(*run, "uname", "-s") == "Linux\n"
+    failed = kvmctl(*run, "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (failed.returncode, failed.stdout) == (7, "out\n")
+    assert failed.stderr.endswith("err\n")
+    assert kvmctl.ok("list", "--all", "--quiet") == ""
+    assert not any((kvmctl.directory / "runtime").iterdir())
+    (listed,) = json.loads(kvmctl.ok("template", "list", "--json"))["templates"]
+    assert not listed["in_use"]

@@ -10,9 +10,10 @@ from golden import BOOTED, HOST, RECORDINGS, ROOTS, SPECS, UNSTABLE, WHERE, Name
 from kvmctl.compile import compile_plan
 from kvmctl.errors import Problem, SpecError
 from kvmctl.plan import card
+from kvmctl.plan.cold import cold_plan
 from kvmctl.plan.mac import derived_mac
 from kvmctl.plan.model import Listen, Plan
-from kvmctl.plan.option import jsonopt, resolve
+from kvmctl.plan.option import descriptor_names, jsonopt, resolve
 from kvmctl.plan.placing import place
 from kvmctl.plan.shell import shell_script
 from kvmctl.plan.template import template_plan
@@ -64,6 +65,29 @@ def test_qemu_knows_every_option_and_step_of_templates_and_forks(name: str, vers
         if step.execute == "device_add":
             problems += check_option(recording, jsonopt("device", arguments, why=""))
     assert not [problem for problem in problems if problem != UNSTABLE]
+
+
+@pytest.mark.parametrize("version", RECORDINGS)
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_fork_that_boots_has_its_own_disks_and_cards_and_nothing_of_the_frozen_memory(
+    name: str, version: str
+) -> None:
+    recording, fork = RECORDINGS[version], plan_for(f"{name}@fork", version)
+    plan = cold_plan(fork, ROOTS.machine("one"))
+    problems = [problem for option in plan.options for problem in check_option(recording, option)]
+    assert not [problem for problem in problems if problem != UNSTABLE]
+    words = " ".join(str(option) for option in plan.options)
+    assert not any(word in words for word in ("mem-path", "incoming", "device-state"))
+    assert not any(step.execute.startswith("migrate") for step in plan.before_run)
+    assert not plan.after_renewal
+    ids = [option.body["id"] for option in plan.options if option.flag in {"netdev", "device"} and "id" in option.body]
+    assert {step.arguments["id"] for step in fork.after_renewal} <= {*ids}
+    assert len({*ids}) == len(ids)
+    assert (plan.disks, plan.steps, plan.networks) == (fork.disks, fork.steps, fork.networks)
+    used = {name for option in plan.options for name in descriptor_names((option.lead, option.body))}
+    given = {name for source in plan.fds for name in getattr(source, "fds", None) or (source.fd,)}
+    assert used | {"template"} == given
+    assert cold_plan(plan, ROOTS.machine("one")) == plan
 
 
 @pytest.mark.parametrize("version", RECORDINGS)
@@ -158,6 +182,14 @@ def test_a_script_of_a_fork_says_what_the_monitor_is_told() -> None:
 TAP = {"type": "tap", "bridge": "br0"}
 REASONS: list[tuple[dict[str, Any], Problem]] = [
     (
+        {"balloon": True},
+        Problem(
+            "balloon",
+            "a balloon gives memory back by punching holes into the file that all forks map",
+            allowed="leave it out, or less memory; or a machine that is not forked",
+        ),
+    ),
+    (
         {"networks": [{**TAP, "device": "tap0"}]},
         Problem(
             "networks[0].device",
@@ -215,7 +247,7 @@ REASONS: list[tuple[dict[str, Any], Problem]] = [
 
 
 @pytest.mark.parametrize(("spec", "problem"), REASONS)
-def test_cards_that_cannot_be_each_forks_own_are_refused_in_these_words(spec: dict[str, Any], problem: Problem) -> None:
+def test_what_cannot_be_each_forks_own_is_refused_in_these_words(spec: dict[str, Any], problem: Problem) -> None:
     with pytest.raises(SpecError) as caught:
         template_plan(compiled(**spec), machine=BOOTED, template=WHERE.made, generation_id=True)
     assert caught.value.problems == (problem,)

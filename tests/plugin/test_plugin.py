@@ -263,6 +263,30 @@ def test_machines_of_failed_tests_are_left_running_where_that_is_asked_for(
     assert running(directories) == []
 
 
+@pytest.mark.parametrize("arguments", [(), ("--vm-cold",)], ids=["forks", "cold"])
+def test_that_there_is_no_balloon_is_told_with_what_to_do_instead(
+    pytester: pytest.Pytester, run: Run, arguments: tuple[str, ...]
+) -> None:
+    Path("small.toml").write_text('memory = "16MiB"\n[boot]\nkernel = "builtin:tiny"\n')
+    pytester.makepyfile("""
+        import pytest, kvmctl
+
+        @pytest.mark.vm(until="console:^READY")
+        def test_left_out(vm):
+            with pytest.raises(kvmctl.QmpError) as caught:
+                vm.await_(vm.vm.set_balloon(8 << 20))
+            assert caught.value.hint.startswith("Forks have none, and neither have machines that are made like them")
+
+        @pytest.mark.vm(balloon=True)
+        def test_asked_for(vm): ...
+    """)
+    result = run("--vm-spec", "small.toml", *arguments)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines("*balloon: a balloon gives memory back by punching holes into the file*")
+    told = "*With --vm-cold a machine has what it would be frozen with*kvmctl.launch*"
+    (result.stdout.fnmatch_lines if arguments else result.stdout.no_fnmatch_line)(told)
+
+
 def test_nothing_is_forked_where_that_is_asked_for(pytester: pytest.Pytester, run: Run, directories: Path) -> None:
     pytester.makepyfile("""
         def test_it(vm):

@@ -28,13 +28,22 @@ def guest() -> None:
 @pytest.mark.linux
 @pytest.mark.slow
 @pytest.mark.usefixtures("guest")
-@pytest.mark.parametrize("arguments", [(), ("--vm-cold", "-k", "name or reboot or shutdown")], ids=["forks", "cold"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--vm-cold", "-k", "name or reboot or shutdown or power"),
+        ("--vm-keep-failed", "-k", "power"),
+        ("--vm-keep-failed", "--vm-cold", "-k", "power"),
+    ],
+    ids=["forks", "cold", "kept", "cold-kept"],
+)
 def test_a_linux_guest_understands_every_word(pytester: pytest.Pytester, run: Run, arguments: tuple[str, ...]) -> None:
     pytester.makepyfile(test_words=(INNER / "words.py").read_text())
     spec = ROOT / "machines/small-linux.toml"
     result = run("--vm-spec", str(spec), *arguments)
     assert result.ret == 0
-    assert result.parseoutcomes()["passed"] > 2
+    assert result.parseoutcomes()["passed"] >= 1
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,19 @@ def end_all(word: str) -> list[str]:
     return found
 
 
+def qemus(roots: Roots) -> list[psutil.Process]:
+    """The QEMUs of this test, wherever they come from."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+        except psutil.Error:
+            continue
+        if any(word.startswith("guest=") for word in words) and any(roots.runtime in word for word in words):
+            found.append(process)
+    return found
+
+
 def tiny(name: str = "web", *, cmdline: str = "", **tables: Any) -> Machine:
     """The tiny guest as a machine of this name; `cmdline` makes it behave as kvmctl.guest.tiny.WORDS says."""
     spec = {

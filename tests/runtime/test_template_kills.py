@@ -17,7 +17,7 @@ import kvmctl
 from kvmctl import Roots
 from kvmctl.runtime import unfinished
 
-from .conftest import frozen_tiny, tiny
+from .conftest import frozen_tiny, qemus, tiny
 
 pytestmark = [pytest.mark.qemu, pytest.mark.usefixtures("roots")]
 
@@ -73,19 +73,6 @@ def killed(where: str, work: str) -> None:
         timeout=60,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-
-
-def qemus(roots: Roots) -> list[psutil.Process]:
-    """The QEMUs of this test, wherever they come from."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            words = process.cmdline()
-        except psutil.Error:
-            continue
-        if any(word.startswith("guest=") for word in words) and any(roots.runtime in word for word in words):
-            found.append(process)
-    return found
 
 
 @pytest.mark.parametrize("stop", STOPS)

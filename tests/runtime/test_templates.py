@@ -215,7 +215,7 @@ async def test_forks_write_disks_of_their_own_and_nobody_else_s(tmp_path: Path) 
     assert digest(str(image)) == before
 
 
-async def test_a_disk_made_for_the_machine_and_uefi_variables_are_frozen_with_it(roots: Roots) -> None:
+async def test_disks_made_for_the_machine_are_frozen_with_it(roots: Roots) -> None:
     disks = [{"size": "8MiB"}, {"size": "1MiB", "format": "raw"}]
     template = await frozen_tiny(tiny(firmware="bios", disks=disks))
     paths = roots.template("small")
@@ -229,6 +229,17 @@ async def test_a_disk_made_for_the_machine_and_uefi_variables_are_frozen_with_it
             assert not nodes[name]["ro"]
             assert nodes[f"{name}-frozen-file"]["file"] == f"{paths.directory}/disks/{made}"
             assert nodes[f"{name}-frozen-file"]["ro"]
+
+
+async def test_its_files_are_read_only_but_for_memory_that_qemu_opens_for_writing() -> None:
+    template = await frozen_tiny(tiny(disks=[{"size": "1MiB"}]))
+    (memory,) = [option.body for option in template.record.plan.options if option.body.get("id") == "ram"]
+    modes = {
+        name: os.stat(os.path.join(template.paths.directory, name)).st_mode & 0o777 for name in template.record.files
+    }
+    assert modes.pop("memory") == (0o400 if memory.get("readonly") else 0o600)
+    assert {"device-state", "disks/disk0.qcow2", "blanks/disk0.qcow2"} <= set(modes)
+    assert set(modes.values()) == {0o400}
 
 
 # -- pools -----------------------------------------------------------------------------------------------------------
@@ -262,6 +273,15 @@ async def test_a_pool_passes_over_what_died_and_tells_what_can_not_be_had() -> N
             pass  # it was made before
         with pytest.raises(kvmctl.TemplateDamaged):
             await pool.lease().__aenter__()
+
+
+async def test_a_pool_without_room_is_refused_before_the_first_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = await frozen_tiny(tiny(disks=[{"size": "1MiB"}]))
+    for said in (r"forks take at least \d+ MiB of memory", "has not that much left"):
+        with pytest.raises((kvmctl.HostError, kvmctl.StateError), match=said):
+            await kvmctl.Pool(template, size=2_000_000).__aenter__()
+        monkeypatch.setattr(forking, "MEMORY", 0)
+    assert kvmctl.list_machines(include_stopped=True) == []
 
 
 async def test_what_goes_wrong_beside_a_pool_is_not_wrapped() -> None:

@@ -81,11 +81,25 @@ def test_cables_are_pulled_and_plugged(vm: Guest) -> None:
     vm.wait_until_succeeds(f"test $({carrier}) = 1")
 
 
-def test_a_crash_is_the_end(vm: Guest) -> None:
+@pytest.mark.vm(disks=[{"size": "8MiB"}, {"size": "8MiB"}])
+def test_a_power_cut_spares_what_is_on_the_disks_and_nothing_else(vm: Guest) -> None:
+    name, write = vm.name, "dd of=/dev/{} conv={} 2>&1"
+    vm.succeed(f"echo kept | {write.format('vda', 'fsync')}", f"echo lost | {write.format('vdb', 'notrunc')}")
+    vm.succeed("echo lost >/tmp/file", "mount | grep ' / ' | grep -v ext4")
+    vm.start()  # it runs: nothing to do
+    assert vm.succeed("head -n 1 /dev/vda /dev/vdb /tmp/file | grep -v =").split() == ["kept", "lost", "lost"]
     vm.crash()
     assert vm.wait_for_shutdown().reason is ExitReason.KILLED
     with pytest.raises(NotRunning):
         vm.succeed("true")
+    vm.start()
+    assert vm.name == name
+    assert vm.succeed("head -n 1 /dev/vda") == "kept\n"
+    vm.fail("grep -q lost /dev/vdb", "test -e /tmp/file")
+    vm.succeed("cat /sys/class/net/eth0/carrier")
+    assert vm.shutdown().reason is ExitReason.GUEST_SHUTDOWN
+    vm.start()
+    assert vm.succeed("head -n 1 /dev/vda") == "kept\n"
 
 
 def test_a_reboot_forgets_what_was_in_memory(vm: Guest) -> None:
