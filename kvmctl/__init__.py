@@ -151,6 +151,7 @@ if TYPE_CHECKING:
     from kvmctl.runtime.reach import Address as Address
     from kvmctl.runtime.reach import find_addresses as find_addresses
     from kvmctl.runtime.reach import find_login as find_login
+    from kvmctl.runtime.reach import has_likely_login as has_likely_login
     from kvmctl.runtime.reading import Happening as Happening
     from kvmctl.runtime.reading import Log as Log
     from kvmctl.runtime.reading import read_all_events as read_all_events
@@ -182,6 +183,7 @@ if TYPE_CHECKING:
     from kvmctl.runtime.waiting import parse_condition as parse_condition
     from kvmctl.runtime.waiting import wait_for as wait_for
     from kvmctl.runtime.waiting import wait_for_all as wait_for_all
+    from kvmctl.runtime.waiting import wait_to_run_inside as wait_to_run_inside
     from kvmctl.spec.load import load as load
     from kvmctl.spec.load import parse as parse
     from kvmctl.spec.load import schema as schema
@@ -327,6 +329,7 @@ _HOME = {
     "Address": "kvmctl.runtime.reach",
     "find_addresses": "kvmctl.runtime.reach",
     "find_login": "kvmctl.runtime.reach",
+    "has_likely_login": "kvmctl.runtime.reach",
     "Happening": "kvmctl.runtime.reading",
     "Log": "kvmctl.runtime.reading",
     "read_all_events": "kvmctl.runtime.reading",
@@ -358,6 +361,7 @@ _HOME = {
     "parse_condition": "kvmctl.runtime.waiting",
     "wait_for": "kvmctl.runtime.waiting",
     "wait_for_all": "kvmctl.runtime.waiting",
+    "wait_to_run_inside": "kvmctl.runtime.waiting",
     "load": "kvmctl.spec.load",
     "parse": "kvmctl.spec.load",
     "schema": "kvmctl.spec.load",

@@ -10,17 +10,15 @@ from contextlib import ExitStack, suppress
 from kvmctl.errors import StateError
 
 
-def make_private_dir(path: str, *, undo: ExitStack | None = None) -> None:
-    """Create `path` and its missing parents as 0700; `undo` removes what was made and is empty. Raises StateError."""
+def make_private_dir(path: str) -> None:
+    """Create `path` and its missing parents as 0700. Raises StateError."""
     if os.path.isdir(path):  # pathlib costs `list` more than all of this module
         return
     parent = os.path.dirname(path)
     if parent and parent != path:
-        make_private_dir(parent, undo=undo)
+        make_private_dir(parent)
     try:
         os.mkdir(path, 0o700)
-        if undo is not None:
-            undo.callback(_remove_empty, path)
         os.chmod(path, 0o700)  # a umask may have taken bits of ours away
     except FileExistsError:
         if not os.path.isdir(path):
@@ -146,11 +144,6 @@ def cannot(verb: str, path: str, error: OSError) -> StateError:
         case _:
             hint = ""
     return StateError(f"cannot {verb} {path!r}: {error.strerror}", hint=hint)
-
-
-def _remove_empty(directory: str) -> None:
-    with suppress(OSError):  # somebody else has put something there meanwhile
-        os.rmdir(directory)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

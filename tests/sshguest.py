@@ -28,6 +28,9 @@ SERVE = "/sbin/serve-ssh"
 WITH_SERVER = "rdinit=/sbin/init-ssh"
 """What of a kernel's command line starts it at boot, once there is an address."""
 
+TOLD = "rdinit=/sbin/init-told"
+"""The same, with the keys of the seed: those that a first start made."""
+
 _SERVE = """#!/bin/busybox sh
 mkdir -p /etc/dropbear
 [ -e /etc/dropbear/key ] || dropbearconvert openssh dropbear /etc/ssh-host-key /etc/dropbear/key
@@ -35,6 +38,17 @@ exec dropbear -r /etc/dropbear/key
 """
 _INIT = """#!/bin/busybox sh
 (until busybox ip address | busybox grep -q 'inet 10'; do busybox sleep 0.1; done; exec /sbin/serve-ssh) &
+exec /init
+"""
+# cloud-init's part of what a seed says, and no more of it.
+_INIT_TOLD = """#!/bin/busybox sh
+(until ip address | grep -q 'inet 10'; do busybox sleep 0.1; done
+modprobe isofs
+mkdir /seed
+mount -t iso9660 -o ro /dev/vda /seed
+printf '%b' "$(sed -n 's/^ *"ed25519_private": "\\(.*\\)",*$/\\1/p' /seed/user-data)" >/etc/ssh-host-key
+sed -n 's/^ *"\\(ssh-ed25519 [^"]*\\)",*$/\\1/p' /seed/user-data >/root/.ssh/authorized_keys
+exec /sbin/serve-ssh) &
 exec /init
 """
 
@@ -96,7 +110,7 @@ def _archive(public: bytes, host_key: bytes) -> bytes:
     archive.add_file("root/.ssh/authorized_keys", public, mode=0o600)
     archive.add_file("etc/ssh-host-key", host_key, mode=0o600)
     archive.add_file("etc/shells", b"/bin/sh\n")
-    for place, script in ((SERVE, _SERVE), ("/sbin/init-ssh", _INIT)):
+    for place, script in ((SERVE, _SERVE), ("/sbin/init-ssh", _INIT), ("/sbin/init-told", _INIT_TOLD)):
         archive.add_file(place, script.encode(), mode=0o755)
     needed: set[str] = set()
     for program in ("sbin/dropbear", "bin/dropbearconvert"):

@@ -74,13 +74,20 @@ def test_argv_prints_one_option_a_line_and_touches_nothing(kvmctl: Kvmctl, spec:
 
 @pytest.mark.qemu
 def test_argv_explains_every_option(kvmctl: Kvmctl, spec: Spec) -> None:
-    lines = kvmctl("argv", spec(RIGHT), "--explain").stdout.splitlines()[1:]
-    options, reasons = lines[::2], lines[1::2]
-    assert all(option.startswith("-") for option in options)
-    assert all(reason.startswith("    ") and reason.strip() for reason in reasons)
-    explained = dict(zip(options, reasons, strict=True))
-    assert explained["-m size=64M"] == "    memory"
-    assert explained["-nodefaults"].startswith("    default: ")
+    text = kvmctl("argv", spec(f"acpi = false\n{RIGHT}"), "--explain").stdout
+    explained: dict[str, list[str]] = {}
+    for line in text.splitlines()[1:]:
+        if line.startswith("-"):
+            reasons = explained[line] = []
+        else:
+            assert line.startswith("    ")
+            reasons.append(line.strip())
+    assert all(explained.values())
+    assert explained["-m size=64M"] == ["memory.size"]
+    assert explained["-nodefaults"] == ["default: only what the spec asks for exists"]
+    (machine,) = [lines for option, lines in explained.items() if option.startswith("-machine")]
+    assert machine[0] == "default: q35, pinned to the version that is started first"
+    assert "acpi: acpi" in machine
 
 
 @pytest.mark.qemu
@@ -90,6 +97,8 @@ def test_argv_in_json_has_the_same_words(kvmctl: Kvmctl, spec: Spec) -> None:
     plain = kvmctl("argv", spec(RIGHT)).stdout.splitlines()
     assert plain[0] == record["qemu"]
     assert plain[1:] == [" ".join(option["words"]) for option in record["options"]]
+    (memory,) = [option for option in record["options"] if option["words"][0] == "-m"]
+    assert memory == {"words": ["-m", "size=64M"], "why": "memory.size", "reasons": {"size": "memory.size"}}
     assert record["argv"] == [record["qemu"], *(word for option in record["options"] for word in option["words"])]
 
 
@@ -164,6 +173,13 @@ def test_validate_finds_what_this_qemu_lacks(kvmctl: Kvmctl, spec: Spec) -> None
     assert done.returncode == 3
     assert "'pc-q35-99.0'" in done.stderr
     assert "'Skylake'" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["validate", "argv", "start", "run"])
+def test_what_this_qemu_lacks_is_told_together_with_wrong_keys(kvmctl: Kvmctl, spec: Spec, verb: str) -> None:
+    done = kvmctl(verb, spec("machine = 'q36'\ncpus = 0\n[boot]\norder = ['dsk']\n[[disks]]\nsize = '1GiB'\n"))
+    assert done.returncode == 3
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()[1:]] == ["cpus", "boot.order[0]", "machine"]
 
 
 def test_a_spec_that_is_not_there_is_not_found(kvmctl: Kvmctl) -> None:

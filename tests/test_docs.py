@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from kvmctl.cli.verbs import VERBS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+EXAMPLES = [*sorted(ROOT.glob("machines/*.toml")), ROOT / "kvmctl/guest/tiny/tiny.toml"]
 VIRSH = ROOT / "docs/coming-from-virsh.md"
 
 NO_KEYS = {"suspended", "kvmctl.testing", *VERBS}
@@ -22,8 +24,11 @@ NO_KEYS = {"suspended", "kvmctl.testing", *VERBS}
 
 
 def spans(path: Path) -> Iterator[str]:
-    """The words in code style, and the lines of indented or fenced code."""
+    """The words in code style, and the lines of indented or fenced code; of a spec, those in its comments."""
     text = path.read_text()
+    if path.suffix == ".toml":
+        text = "\n".join(re.findall(r"^# ?(.*)", text, re.MULTILINE))
+        yield from re.findall(r"^ {4}(.*)", text, re.MULTILINE)
     for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         yield from block.splitlines()
     yield from re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
@@ -36,7 +41,7 @@ def commands(path: Path) -> Iterator[list[str]]:
             yield re.split(r" -- | \| |[;#]| && ", match[1])[0].split()
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*DOCUMENTS, *EXAMPLES], ids=lambda path: path.name)
 def test_verbs_and_options_that_a_document_names_exist(path: Path) -> None:
     for name, *words in commands(path):
         assert name in VERBS, f"{path.name}: kvmctl {name}"
@@ -59,9 +64,24 @@ def test_exit_codes_are_those_of_the_program() -> None:
 
 
 def test_scripts_that_a_document_names_exist() -> None:
-    for path in DOCUMENTS:
+    for path in (*DOCUMENTS, *EXAMPLES):
         for script in re.findall(r"(?<![\w/])(?:\./)?(scripts/[a-z-]+)", path.read_text()):
             assert (ROOT / script).exists(), f"{path.name}: {script}"
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *EXAMPLES], ids=lambda path: path.name)
+def test_what_a_document_gives_a_script_is_in_the_scripts_own_words(path: Path) -> None:
+    for span in spans(path):
+        for script, word in re.findall(r"(?:^|[\s/])scripts/([a-z-]+) (--?[a-z][\w-]*|[a-z][\w-]*)", span):
+            assert re.search(rf"(?<![\w-]){word}(?![\w-])", (ROOT / "scripts" / script).read_text()), span
+
+
+def test_the_other_way_in_the_cloud_images_comments_is_the_golden_one() -> None:
+    text = (ROOT / "machines/cloud-image.toml").read_text()
+    _, _, way = text.partition("attached by its path")
+    written = "\n".join(re.findall(r"^#     (.*)", way, re.MULTILINE))
+    golden = tomllib.loads((ROOT / "tests/specs/cloud-seed.toml").read_text())
+    assert tomllib.loads(written)["disks"] == golden["disks"][1:]
 
 
 def test_keys_that_stand_beside_virt_installs_options_exist() -> None:

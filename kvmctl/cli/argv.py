@@ -51,11 +51,15 @@ def _print_options(plan: Plan, *, explain: bool) -> None:
     for words, why in readable(plan):
         output.emit(output.printable(" ".join(words)))
         if explain:
-            output.emit(output.paint(f"    {output.printable(why)}", "dim", stream=sys.stdout))
+            for line in why:
+                output.emit(output.paint(f"    {output.printable(line)}", "dim", stream=sys.stdout))
 
 
 def _record(plan: Plan) -> dict[str, object]:
-    options = [{"words": words, "why": why} for words, why in readable(plan)]
+    options = [
+        {"words": words, "why": option.why, "reasons": option.reasons}
+        for option, (words, _) in zip(plan.options, readable(plan), strict=True)
+    ]
     return {
         "name": plan.name,
         "qemu": plan.qemu,

@@ -33,8 +33,8 @@ def cp(
     that is there, the copy goes under its own name, as with cp -r. Modes, times and symbolic links are kept. All of a
     file comes, or none: it is put in its place when it is whole.
 
-    It takes a guest agent, and no network. Where the guest has no port for it, the agent does it in ten times the time,
-    which -v tells.
+    It takes a guest agent, and no network; for guests without one there are scp and kvmctl ssh-config. Where the guest
+    has no port for it, the agent does it in ten times the time, which -v tells.
 
     \b
     kvmctl cp ./site web:/srv/

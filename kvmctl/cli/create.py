@@ -51,6 +51,7 @@ def create(
     """Write and define a spec from a few options.
 
     The spec is all there is to it: kvmctl edit NAME shows it, and takes everything there is no option for here.
+    The guest of an image is told who you are, so that kvmctl ssh NAME gets in.
 
     \b
     kvmctl create web --image debian-12 --size 20GiB --forward 2222->22 --start
@@ -69,6 +70,8 @@ def create(
     fields["networks"] = [_network(bridge, forward or [])]
     if vnc:
         fields["vnc"] = True
+    if image:
+        fields["guest"] = True  # or nobody could log in to it
     definition = kvmctl.create(name, fields)
     output.say(f"{definition.name}: defined: {definition.path}")
     if start:

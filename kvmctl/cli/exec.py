@@ -87,8 +87,8 @@ async def stream(
     """Run `command` in the guest, its output on ours as it comes, our signals for it, and our input if `stdin`."""
 
     def say(chosen: str) -> None:
-        if way is None and chosen == "ssh":
-            output.say(f"{vm.name}: through ssh, since no guest agent has spoken")
+        if way is None:
+            say_way(vm, chosen)
 
     control = Control()
     with signals_to(control):
@@ -108,6 +108,12 @@ async def stream(
     if result.truncated:
         output.warn("there was more output than the guest agent keeps, and it was cut")
     return result
+
+
+def say_way(vm: Vm, way: str) -> None:
+    """Say by what way a command goes into the guest, where that is not the usual one."""
+    if way == Way.ssh:
+        output.say(f"{vm.name}: through ssh, since no guest agent has spoken")
 
 
 def _variables(pairs: list[str]) -> dict[str, str]:

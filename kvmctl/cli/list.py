@@ -98,4 +98,4 @@ def note(machine: MachineInfo) -> str:
     if machine.problem or machine.exit is None:
         return machine.problem
     ago = "" if machine.exit.time is None else f" {output.duration(time.time() - machine.exit.time)} ago"
-    return f"{machine.exit.reason}{ago}"
+    return f"{machine.exit.words}{ago}"

@@ -12,12 +12,24 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 import kvmctl
-from kvmctl import Exit, ExitReason, KvmctlError, Verdict, Vm, open_console, stop
+from kvmctl import (
+    Exit,
+    ExitReason,
+    KvmctlError,
+    Sightings,
+    Verdict,
+    Vm,
+    has_likely_login,
+    open_console,
+    stop,
+    wait_to_run_inside,
+)
 from kvmctl.cli import hostroot, output, session, terminal
 from kvmctl.cli.arguments import OptionalSpec, complete_template
-from kvmctl.cli.exec import TIMED_OUT, stream
+from kvmctl.cli.exec import TIMED_OUT, Way, say_way, stream
 from kvmctl.cli.executing import OUR_FAILURE
 from kvmctl.cli.pulling import pulling_what_is_missing
+from kvmctl.cli.streams import Interrupted
 
 _GOOD_ENDS: Final = {ExitReason.GUEST_SHUTDOWN, ExitReason.GUEST_RESET, ExitReason.HOST_QUIT}
 
@@ -67,11 +79,12 @@ def run(
     and SIGINT where the console has no terminal, ask the guest to power down, and a second one does not ask. The exit
     code is 0 if the guest powered off, QEMU's own if the guest chose one, and 1 after a crash.
 
-    With a command, that is run through the guest agent once it answers, and its exit code becomes ours, as with
-    kvmctl exec: 124 says that the time was up, 125 that it did not come to it.
+    With a command, that is run once the guest agent answers, or one can log in over ssh, whichever is first, and its
+    exit code becomes ours, as with kvmctl exec: 124 says that the time was up, 125 that it did not come to it.
 
     An image's name stands for a machine of it: 2 CPUs, 1 GiB of memory, a network of its own and a disk that is an
-    overlay of the image, which is pulled first if it is not there. kvmctl argv NAME shows it.
+    overlay of the image, which is pulled first if it is not there. Its console logs you in by itself. kvmctl argv NAME
+    shows it.
 
     With --host-root the machine is made of this host, and there is no spec: a kernel, and the host's root directory,
     which the guest can't write whatever it does, or with --root another one. Without a command that is a shell. Its
@@ -130,7 +143,8 @@ async def _attend(vm: Vm) -> bool:
         output.say(f"{vm.name} has no console; it runs until its guest powers off")
         await vm.wait()
         return True
-    output.say(f"{vm.name} runs; {terminal.LEAVE_KEY_NAME} ends it")
+    way_in = f", and kvmctl ssh {vm.name} logs in beside" if has_likely_login(vm) else ""
+    output.say(f"{vm.name} runs; {terminal.LEAVE_KEY_NAME} ends it{way_in}")
     with open_console(vm.name) as console:
         return await terminal.join(vm, console, from_now=False)
 
@@ -166,10 +180,13 @@ def _exit_code(vm: Vm, end: Exit) -> int:
 
 
 def _run_command(opening: _Opening, command: list[str], *, timeout: float | None) -> int:
-    verdicts: list[Verdict] = []
-    work = partial(_launch_and_run, opening, command, verdicts)
+    seen, verdicts = Sightings(), list[Verdict]()
+    work = partial(_launch_and_run, opening, command, seen, verdicts)
+    doing = f"run {command[0]!r}"
     try:
-        return pulling_what_is_missing(lambda: session.run(work(), timeout=timeout, doing=f"run {command[0]!r}"))
+        return pulling_what_is_missing(lambda: session.run(work(), timeout=timeout, doing=doing, evidence=seen))
+    except Interrupted as error:
+        return 128 + error.number
     except KvmctlError as error:
         if isinstance(error, session.TimeIsUp) and verdicts:
             error.verdict = verdicts[-1]
@@ -177,17 +194,18 @@ def _run_command(opening: _Opening, command: list[str], *, timeout: float | None
         return TIMED_OUT if isinstance(error, session.TimeIsUp) else OUR_FAILURE
 
 
-async def _launch_and_run(opening: _Opening, command: list[str], verdicts: list[Verdict]) -> int:
+async def _launch_and_run(opening: _Opening, command: list[str], seen: Sightings, verdicts: list[Verdict]) -> int:
     """The command's exit code; who cancels it finds in `verdicts` what had become of the machine by then."""
     async with opening() as vm:
         _warn(vm)
         try:
-            await vm.wait_for_agent()
+            way = Way(await wait_to_run_inside(vm, seen=seen))
         except asyncio.CancelledError:
             with suppress(KvmctlError):
                 verdicts.append(vm.verdict())
             raise
-        return (await stream(vm, command)).exit_code
+        say_way(vm, way)
+        return (await stream(vm, command, way=way)).exit_code
 
 
 def _warn(vm: Vm) -> None:

@@ -30,6 +30,7 @@ from kvmctl.cli.arguments import Name, complete_machine
 from kvmctl.cli.executing import OUR_FAILURE
 
 _SSH_FAILED: Final = 255
+_BECOME_ROOT: Final = "sh -c 'command -v sudo >/dev/null || exec doas su -; exec sudo --login'"
 _PASSED_ON: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 User = Annotated[str | None, typer.Option("--user", "-u", metavar="USER", help="Log in as this user, not the spec's.")]
@@ -62,7 +63,7 @@ def ssh(
 def shell(
     name: Name,
     user: User = None,
-    root: Annotated[bool, typer.Option("--root", help="Become root there, with sudo.")] = False,
+    root: Annotated[bool, typer.Option("--root", help="Become root there, with sudo or doas.")] = False,
 ) -> None:
     """Open a shell in a machine, on this terminal.
 
@@ -73,7 +74,7 @@ def shell(
     kvmctl shell web
     kvmctl shell web --root
     """
-    command = ["sudo", "--login"] if root and user != "root" else []
+    command = [_BECOME_ROOT] if root and user != "root" else []
     raise typer.Exit(_attend(name, command, user=user, terminal=True))
 
 

@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from kvmctl.guest.getty import DIRECTORY, autologin_drop_in
 from kvmctl.guest.given import Given
 from kvmctl.plan.guest import FirstBoot, GuestCard, GuestFile, GuestMount, GuestUser, Source
 
@@ -74,13 +75,25 @@ def _user_data(recipe: FirstBoot, given: Given) -> dict[str, Any]:
 
 
 def _vendor_data(recipe: FirstBoot, given: Given) -> dict[str, Any]:
-    """What is the machine's own affair whoever says the rest: the guest's ssh key and the shared directories."""
+    """What is the machine's own affair whoever says the rest: the guest's ssh key, shared directories, consoles."""
     record: dict[str, Any] = {
         "ssh_keys": {"ed25519_private": given.host_key, "ed25519_public": given.host_key_public},
     }
-    if recipe.mounts:
-        record["bootcmd"] = [["sh", "-c", _mount(mount)] for mount in recipe.mounts]
+    commands = [_mount(mount) for mount in recipe.mounts]
+    if recipe.autologin is not None:
+        commands.append(_log_in(recipe.autologin))
+    if commands:
+        record["bootcmd"] = [["sh", "-c", command] for command in commands]
     return record
+
+
+def _log_in(user: str) -> str:
+    """Has serial consoles log `user` in, this time. They come up after bootcmd; one that was quicker is redone."""
+    return (
+        "[ ! -d /run/systemd/system ] ||"
+        f" {{ mkdir -p {_quote(DIRECTORY)}; printf %s {_quote(autologin_drop_in(user))} >{DIRECTORY}/kvmctl.conf;"
+        " systemctl daemon-reload; systemctl --no-block try-restart 'serial-getty@*.service'; }"
+    )
 
 
 def _mount(mount: GuestMount) -> str:
@@ -111,7 +124,10 @@ def _user(user: GuestUser, given: Given) -> dict[str, Any]:
         "gecos": user.description or None,
         "groups": list(user.groups),
         "sudo": "ALL=(ALL) NOPASSWD:ALL" if user.sudo and user.name != "root" else None,
-        "shell": user.shell or (None if user.name == "root" else "/bin/bash"),
+        # Beside the other, which may be installed later. Those of cloud-init that don't know the word have no doas.
+        "doas": [f"permit nopass {user.name}"] if user.sudo and user.name != "root" and user.become == "doas" else None,
+        # A shell that is not there would be taken, and sshd refuse the user: the guest knows what it has.
+        "shell": user.shell,
         # Locking root's password, as cloud-init does unless told, would take away a way in that the image has.
         "lock_passwd": password is None and user.name != "root",
         word: password,

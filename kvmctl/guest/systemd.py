@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from kvmctl.guest.getty import DIRECTORY, autologin_drop_in
 from kvmctl.guest.given import Given
 from kvmctl.guest.script import SCRIPT, first_boot_script
 from kvmctl.plan.guest import FirstBoot, GuestCard, GuestMount, GuestUser
@@ -21,7 +22,19 @@ _LINK: Final = "/dev/.kvmctl"
 _SERVICE: Final = "kvmctl-first-boot.service"
 _FIRST_UID: Final = 1000
 """Where people's ids begin; below are the system's, in which sysusers looks for one unless it is given."""
-_RULE: Final = f'SUBSYSTEM=="mem", KERNEL=="null", TAG+="systemd", ENV{{SYSTEMD_WANTS}}+="{_SERVICE}"\n'
+_RELOAD: Final = "kvmctl-autologin.service"
+_RELOAD_UNIT: Final = """\
+[Unit]
+Description=Consoles log in by themselves
+DefaultDependencies=no
+Before=systemd-user-sessions.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=systemctl daemon-reload
+"""
+"""The consoles' units are known to systemd before there is a drop-in for them; what they wait for waits for this."""
 MOST: Final = 1_000_000
 """Bytes. systemd takes a MiB of credentials in all (CREDENTIALS_TOTAL_SIZE_MAX), the user's own among them."""
 
@@ -45,7 +58,8 @@ def _lines(lines: Iterator[str]) -> bytes:
 
 def _sysusers(recipe: FirstBoot) -> Iterator[str]:
     for index, user in enumerate(_people(recipe)):
-        description, shell = _escaped(user.description), _escaped(user.shell or "/bin/bash")
+        # The one that is there everywhere. Unless it is told, sysusers gives them none to log in with.
+        description, shell = _escaped(user.description), _escaped(user.shell or "/bin/sh")
         yield f'u {user.name} {_FIRST_UID + index} "{description}" {_home(user)} "{shell}"'
         yield from (f"m {user.name} {group}" for group in user.groups)
 
@@ -83,7 +97,16 @@ def _units(recipe: FirstBoot) -> Iterator[str]:
         yield _file(f"{_LINK}/systemd/system/{mount_unit(mount.path)}", _mount(mount))
     for card in recipe.cards:
         yield _file(f"{_LINK}/systemd/network/70-kvmctl-{card.name}.network", _network(card))
-    yield _file(f"{_LINK}/udev/rules.d/90-kvmctl.rules", _RULE)
+    if recipe.autologin is not None:
+        drop_in = f"{_LINK}{DIRECTORY.removeprefix('/run')}/kvmctl.conf"
+        yield _file(drop_in, autologin_drop_in(recipe.autologin))
+        yield _file(f"{_LINK}/systemd/system/{_RELOAD}", _RELOAD_UNIT)
+    yield _file(f"{_LINK}/udev/rules.d/90-kvmctl.rules", _rule(recipe))
+
+
+def _rule(recipe: FirstBoot) -> str:
+    wanted = _SERVICE if recipe.autologin is None else f"{_SERVICE} {_RELOAD}"
+    return f'SUBSYSTEM=="mem", KERNEL=="null", TAG+="systemd", ENV{{SYSTEMD_WANTS}}+="{wanted}"\n'
 
 
 def _file(path: str, content: str, *, mode: str = "0644") -> str:

@@ -18,13 +18,16 @@ from urllib.parse import urljoin, urlsplit
 from kvmctl.errors import NotFound, StateError
 from kvmctl.image.checksums import Digest
 from kvmctl.image.record import Format
+from kvmctl.plan.guest import Become
 from kvmctl.plan.paths import is_name
 
 BUILTIN: Final = os.path.join(os.path.dirname(__file__), "catalogue.toml")
 
 ARCH: Final = "x86_64"
 _FORMATS: Final = ("qcow2", "raw")
-_TEXTS: Final = ("title", "url", "checksums", "digest", "user", "format", "arch")
+_BECOME: Final = ("sudo", "doas")
+_TEXTS: Final = ("title", "url", "checksums", "digest", "user", "shell", "become", "format", "arch")
+_SHELL: Final = re.compile(r"(/[\w.+-]+)+", re.ASCII)
 _KEYS: Final = (*_TEXTS, "mirrors", "releases")
 
 
@@ -42,6 +45,8 @@ class CatalogueEntry:
     """More addresses of the same file, tried first."""
     format: Format = "qcow2"
     user: str | None = None
+    shell: str | None = None
+    become: Become = "sudo"
     arch: str = ARCH
 
 
@@ -121,6 +126,8 @@ def _entry(family: str, release: str, table: Mapping[str, Any], words: Mapping[s
         mirrors=tuple(_mirrors(family, release, table, words, path)),
         format=_format(filled.get("format", "qcow2"), family, path),
         user=filled.get("user"),
+        shell=_shell(filled["shell"], family, path) if "shell" in filled else None,
+        become=_become(filled.get("become", "sudo"), family, path),
     )
 
 
@@ -166,6 +173,19 @@ def _format(text: str, family: str, path: str) -> Format:
         if text == known:
             return known
     raise _wrong(path, f"{family}.format", f"must be 'qcow2' or 'raw', and is {text!r}")
+
+
+def _shell(text: str, family: str, path: str) -> str:
+    if not _SHELL.fullmatch(text):
+        raise _wrong(path, f"{family}.shell", f"must be the path of a program in the guest, and is {text!r}")
+    return text
+
+
+def _become(text: str, family: str, path: str) -> Become:
+    for known in _BECOME:
+        if text == known:
+            return known
+    raise _wrong(path, f"{family}.become", f"must be 'sudo' or 'doas', and is {text!r}")
 
 
 def _wrong(path: str, key: str, message: str) -> StateError:

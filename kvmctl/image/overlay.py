@@ -8,6 +8,7 @@ from typing import Final
 from kvmctl.errors import ImageMissing, StateError
 from kvmctl.image import qemuimg, storage
 from kvmctl.image.catalogue import load_catalogue
+from kvmctl.image.hold import NO_HOLD, Hold
 from kvmctl.image.record import Image
 from kvmctl.image.store import Store
 from kvmctl.plan.model import CreateOverlay
@@ -33,7 +34,7 @@ def check(step: CreateOverlay, *, catalogue: str) -> None:
         )
 
 
-def create(step: CreateOverlay, *, qemu: str, catalogue: str) -> None:
+def create(step: CreateOverlay, *, qemu: str, catalogue: str, hold: Hold = NO_HOLD) -> None:
     """Make the overlay, beside whose QEMU `qemu` the qemu-img is. Raises as `check`, and ImageError."""
     store = Store(ImagePaths(step.store))
     with store.lock(is_shared=True):  # until the overlay says what it lies over, nothing else does
@@ -44,6 +45,7 @@ def create(step: CreateOverlay, *, qemu: str, catalogue: str) -> None:
             backing=store.paths.blob(image.digest),
             backing_format=image.format,
             size=size_of(step, image),
+            hold=hold,
         )
 
 

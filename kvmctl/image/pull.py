@@ -172,7 +172,8 @@ def _fetch(
 
     places = (*entry.mirrors, entry.url)
     download(places, partial, name=entry.name, patience=patience, on_progress=tell)
-    origin = Origin(http.shown(entry.url), str(partial.expected) if partial.expected else None, entry.user)
+    vouched = str(partial.expected) if partial.expected else None
+    origin = Origin(http.shown(entry.url), vouched, entry.user, shell=entry.shell, become=entry.become)
     unpacker = _UNPACKERS.get(os.path.splitext(urlsplit(entry.url).path)[1])
     if unpacker is None:
         return store.adopt(partial.path, partial.sha256, name=entry.name, image_format=entry.format, origin=origin)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from kvmctl.errors import ImageError, ImageMissing
+from kvmctl.plan.guest import Become
 from kvmctl.plan.paths import NAME_ALLOWED, is_name
 
 Format: TypeAlias = Literal["raw", "qcow2"]
@@ -35,6 +36,9 @@ class Image:
     """Whom to log in as, unless the machine's spec says otherwise."""
     has_cloud_init: bool | None = None
     """Whether its first boot goes by what cloud-init is told; None where nobody has said."""
+    shell: str | None = None
+    """What people there have for a shell; None where nobody has said."""
+    become: Become = "sudo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Origin:
     vouched: str | None = None
     user: str | None = None
     has_cloud_init: bool | None = None
+    shell: str | None = None
+    become: Become = "sudo"
 
 
 def check_name(name: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from kvmctl.plan.features import Feature
+from kvmctl.plan.guest import Become
 from kvmctl.plan.virtiofsd import Virtiofsd
 
 
@@ -108,6 +109,18 @@ class KvmFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What is known of an image that decides what its guest is told, and how."""
+
+    user: str | None = None
+    """Whom its publisher lets in."""
+    has_cloud_init: bool | None = None
+    shell: str | None = None
+    """What people there have for a shell; None leaves it to the guest."""
+    become: Become = "sudo"
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """What is known of this host that decides how a machine is compiled."""
 
@@ -122,8 +135,8 @@ class HostFacts:
     """Free pages by page size in bytes."""
     setpriv: str | None = None
     """Path of util-linux's ``setpriv``, which ties a captive machine to its launcher."""
-    without_cloud_init: frozenset[str] = frozenset()
-    """The images of the machine that are known to have no cloud-init."""
+    images: Mapping[str, ImageFacts] = field(default_factory=dict)
+    """Those of the machine's images that are in the store, by name."""
     user: str = "root"
     """The login name of whoever runs kvmctl; empty where there is none."""
     virtiofsd: Virtiofsd = field(default_factory=Virtiofsd)

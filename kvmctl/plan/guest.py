@@ -12,6 +12,8 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 Way: TypeAlias = Literal["nocloud", "credentials"]
 """How a guest is told: by a disk that cloud-init reads, or by credentials that systemd reads."""
 
+Become: TypeAlias = Literal["sudo", "doas"]
+"""What users who may do everything do it with."""
 
 _HASH: Final = r"\$[a-z0-9-]+\$[^\s:]{8,}|[./A-Za-z0-9]{13}|_[./A-Za-z0-9]{19}"
 
@@ -43,7 +45,10 @@ class GuestUser(NamedTuple):
     groups: tuple[str, ...] = ()
     sudo: bool = False
     """May do everything through sudo, without a password."""
+    become: Become = "sudo"
+    """What the guest has for that."""
     shell: str | None = None
+    """None leaves it to the guest."""
     password: Source | None = None
     password_is_hash: bool = False
     """The password is one of crypt(5), not the word itself."""
@@ -107,6 +112,8 @@ class FirstBoot(NamedTuple):
     """Commands, each a program and its arguments."""
     cards: tuple[GuestCard, ...] = ()
     mounts: tuple[GuestMount, ...] = ()
+    autologin: str | None = None
+    """Who is logged in on serial consoles without being asked."""
     timezone: str | None = None
     locale: str | None = None
     user_data: Source | None = None

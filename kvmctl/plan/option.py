@@ -50,6 +50,7 @@ class Option(NamedTuple):
     """One ``-flag body`` of a QEMU command line.
 
     `why` is the spec key that put it there (``disks[0].cache``), or ``default: `` and the reason.
+    `reasons` has those of single parameters where they are others: for one key each, in options that gather several.
     `lead` is the leading positional word of a key=value list (``socket`` in ``-chardev socket,id=...``).
     """
 
@@ -59,6 +60,14 @@ class Option(NamedTuple):
     text: str = ""
     lead: str | Fd | None = None
     body: Mapping[str, Value] = {}
+    reasons: Mapping[str, str] = {}
+
+
+class Parameter(NamedTuple):
+    """The value of one parameter of an option, and why it has it."""
+
+    value: Value
+    why: str
 
 
 def bare(flag: str, *, why: str) -> Option:
@@ -81,9 +90,26 @@ def keyvals(flag: str, lead: str | Fd | None, body: Mapping[str, Value], *, why:
     return Option(flag, Form.KEYVAL, why, lead=lead, body=dict(body))
 
 
-def jsonopt(flag: str, body: Mapping[str, Value], *, why: str) -> Option:
+def gathered(flag: str, parameters: Mapping[str, Parameter], *, lead: str | None = None, why: str = "") -> Option:
+    """`keyvals` of parameters that are there for different reasons; `why` is that of the `lead`."""
+    body = {name: parameter.value for name, parameter in parameters.items()}
+    reasons = {name: parameter.why for name, parameter in parameters.items()}
+    return Option(flag, Form.KEYVAL, why or next(iter(reasons.values())), lead=lead, body=body, reasons=reasons)
+
+
+def jsonopt(flag: str, body: Mapping[str, Value], *, why: str, reasons: Mapping[str, str] = {}) -> Option:
     """``-flag {...}`` for the flags that take JSON: device, blockdev, netdev, object, audiodev, display."""
-    return Option(flag, Form.JSON, why, body=dict(body))
+    return Option(flag, Form.JSON, why, body=dict(body), reasons=reasons)
+
+
+def explanation(option: Option) -> list[str]:
+    """Why `option` is there, a line each reason; where it has several, with the parameters that have it."""
+    named: dict[str, list[str]] = {}
+    for name, reason in option.reasons.items():
+        named.setdefault(reason, []).append(name)
+    lines = [f"{', '.join(names)}: {reason}" for reason, names in named.items()]
+    is_all_named = option.lead is None and option.reasons.keys() >= option.body.keys() > set()
+    return lines if is_all_named and len(lines) > 1 else [option.why, *(lines if not is_all_named else ())]
 
 
 def descriptor_names(value: Value) -> Iterator[str]:
@@ -185,6 +211,8 @@ def to_json(option: Option) -> dict[str, object]:
         record["lead"] = _map(option.lead, _freeze)
     if option.body:
         record["body"] = _map(option.body, _freeze)
+    if option.reasons:
+        record["reasons"] = dict(option.reasons)
     return record
 
 
@@ -197,6 +225,7 @@ def from_json(record: Mapping[str, object]) -> Option:
         text=str(record.get("text", "")),
         lead=_thaw(record.get("lead")),  # type: ignore[arg-type]
         body=_thaw(record.get("body", {})),  # type: ignore[arg-type]
+        reasons=record.get("reasons", {}),  # type: ignore[arg-type]
     )
 
 

@@ -157,6 +157,11 @@ class Roots(NamedTuple):
         """A defined machine's spec; the machine is defined by this file being there. Raises NotFound."""
         return join(self.machines, f"{check_name(name)}.toml")
 
+    @property
+    def machine_states(self) -> str:
+        """What is kept of machines from run to run, a directory each."""
+        return join(self.state, "machines")
+
     def machine(self, name: str, *, ephemeral: bool = False) -> MachinePaths:
         """The paths of one machine. An ephemeral one keeps its state under its run directory, and both go together.
         Its disks lie elsewhere, and go with them all the same.
@@ -164,7 +169,7 @@ class Roots(NamedTuple):
         Raises NotFound for what can't be a machine's name: nothing else is ever made into a path.
         """
         run = join(self.runtime, check_name(name))
-        state = join(run, "state") if ephemeral else join(self.state, "machines", name)
+        state = join(run, "state") if ephemeral else join(self.machine_states, name)
         scratch = join(self.ephemeral, name)
         return MachinePaths(name, run, state, images=self.images, scratch=scratch, is_ephemeral=ephemeral)
 
@@ -193,6 +198,24 @@ class MachinePaths(NamedTuple):
         Left over and free, that process is gone, and what it was holding up is to be cleared away.
         """
         return join(self.run, "tether")
+
+    @property
+    def before(self) -> str:
+        """What the last run left, while a start has yet to succeed: put back where it fails."""
+        return join(self.run, "before")
+
+    @property
+    def before_part(self) -> str:
+        """... on its way there, or back."""
+        return join(self.run, "before.part")
+
+    @property
+    def made(self) -> str:
+        """What a start makes elsewhere, on record before it is made: unmade by it where the start fails or is killed.
+
+        One JSON object a line; gone once the machine runs.
+        """
+        return join(self.run, "made")
 
     @property
     def plan(self) -> str:

@@ -27,6 +27,7 @@ size = "{size}"
 type = "user"
 
 [guest]
+autologin = true
 """
 
 

@@ -28,17 +28,18 @@ from kvmctl.plan.model import (
     StoreSecret,
     Tap,
 )
-from kvmctl.plan.option import Option, Value, descriptor_names, render_option
+from kvmctl.plan.option import Option, Value, descriptor_names, explanation, render_option
 from kvmctl.plan.paths import ImagePaths
 
 _REDIRECTIONS: Final = {"read": "<", "write": "<>", "append": ">>"}
 _HANDED_OVER: Final = frozenset({"fd", "fds", "vhostfd", "vhostfds"})
 
 
-def readable(plan: Plan) -> list[tuple[list[str], str]]:
-    """The words of every option and why it is there; descriptors, which have no numbers yet, by name: ``fd=<qmp>``."""
+def readable(plan: Plan) -> list[tuple[list[str], list[str]]]:
+    """The words of every option and why it is there, a line each reason; descriptors, which have no numbers yet, by
+    name: ``fd=<qmp>``."""
     names = {name: f"<{name}>" for option in plan.options for name in descriptor_names((option.lead, option.body))}
-    return [(render_option(option, names), option.why) for option in plan.options]
+    return [(render_option(option, names), explanation(option)) for option in plan.options]
 
 
 def shell_script(plan: Plan) -> str:

@@ -147,7 +147,8 @@ def _device_problems(option: Option) -> Iterator[Problem]:
 def _memory_problems(option: Option, *, is_shared: bool) -> Iterator[Problem]:
     body = option.body
     if body.get("hugetlb"):
-        yield Problem("memory.hugepages", "the memory of a template is a file with pages of the usual size")
+        message = "the memory of a template is a file with pages of the usual size"
+        yield Problem("memory.hugepages", message, allowed="leave it out, or boot each machine by itself: kvmctl start")
     if body["qom-type"] == "memory-backend-file":
         yield Problem("memory.source", "the memory of a template is a file of its own", "'file'", "leave it out")
     if is_shared:

@@ -1,11 +1,12 @@
 """The first half of a start, up to a QEMU that is about to answer: claim, look, make, exec. No asyncio.
 
-Whatever goes wrong in between, nothing is left: no process, no file, no lock. What even SIGKILL leaves is swept by the
-next command.
+Whatever goes wrong in between, all is as it was before: no process, no file, no lock of this start, and what the last
+run left. What even SIGKILL leaves is swept by the next command.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from signal import SIGKILL
@@ -13,10 +14,11 @@ from socket import MSG_PEEK
 from typing import NamedTuple
 
 from kvmctl import files
-from kvmctl.errors import DeadlineExceeded, KvmctlError
+from kvmctl.errors import DeadlineExceeded, KvmctlError, QmpError
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import deferred, history, preflight, specs, steps, store
+from kvmctl.runtime import deferred, history, made, preflight, specs, steps, store
+from kvmctl.runtime.made import Made
 from kvmctl.runtime.spawn import Child, spawn
 from kvmctl.runtime.store import Claim
 
@@ -39,6 +41,8 @@ class Beginning(NamedTuple):
         """The machine runs: keep what was made. A captive one stays tethered to this process."""
         if not self.claim.is_captive:
             self.claim.untether()  # first: if this is interrupted, all that was made can still be unmade
+        else:
+            made.keep(self.paths)
         self.undo.pop_all()
         self.child.close_sockets()
 
@@ -56,17 +60,32 @@ class Beginning(NamedTuple):
     def fail(self, cause: BaseException) -> BaseException:
         """End QEMU, unmake everything, and return the error to raise: QEMU's own words where it died of itself.
 
-        That the time was up is a TimeoutError to whoever counted it, and DeadlineExceeded to everybody else.
+        That the time was up is a TimeoutError to whoever counted it, and DeadlineExceeded to everybody else. A machine
+        that had been let go already runs on.
         """
+        if not self.claim.is_held:
+            self._leave()
+            return cause
         status = self._end_child(is_dying=isinstance(cause, KvmctlError))
         log = files.read_tail(self.paths.qemu_log, limit=_LOG_TAIL)
         spoiler = deferred.explain_failure(self.plan, self.child.helpers) if self.child.helpers else None
         self.undo.close()
         if isinstance(cause, TimeoutError):
-            return DeadlineExceeded(f"QEMU of {self.plan.name!r} did not come up within {START_SECONDS:g} s")
+            return DeadlineExceeded(
+                f"QEMU of {self.plan.name!r} did not come up within {START_SECONDS:g} s", detail=log.strip()
+            )
+        if isinstance(cause, QmpError) and not cause.detail:
+            cause.detail = log.strip()  # it is nowhere else any more
         if status is None or not isinstance(cause, KvmctlError):
             return cause
         return spoiler or deferred.explain_exit(self.plan.name, source=self.plan.source, status=status, log=log)
+
+    def _leave(self) -> None:
+        """Let go of all that we have of a machine that runs."""
+        self.undo.pop_all()
+        self.child.close_sockets()
+        self.child.disown()
+        self.child.process.close()
 
     def _end_child(self, *, is_dying: bool) -> int | None:
         """QEMU's exit status if it ended by itself; None if it had to be killed."""
@@ -88,29 +107,22 @@ def begin(plan: Plan, paths: MachinePaths, *, is_captive: bool, is_defined: bool
     Raises AlreadyRunning where somebody was quicker, and every error that looking, making and starting can end in.
     """
     claim = store.claim(paths, is_captive=is_captive)
-    with _judged(), ExitStack() as undo:
+    with deferred.judged_start(), ExitStack() as undo:
         undo.callback(claim.abandon)
-        history.archive(paths)
         preflight.check(plan)
+        record = Made(paths, lock=claim.lock)
         if is_defined:
-            specs.pin(paths, plan.machine_type, undo)
-        steps.carry_out(plan, undo)
+            specs.pin(paths, plan.machine_type, record)
+        steps.carry_out(plan, record)
         child = spawn(plan, claim)
         beginning = Beginning(plan, paths, claim, child, undo.pop_all())
     with beginning.undone_on_error():
         # Not before: QEMU is busy coming up now, and nobody is told of the machine until it runs.
         files.write_atomic(paths.plan, plan.dumps().encode(), is_volatile=True)
+        if not paths.is_ephemeral and os.path.exists(paths.before):
+            record.replaced(paths.history)
+            history.archive(paths)
     return beginning
-
-
-@contextmanager
-def _judged() -> Iterator[None]:
-    """An error within says what became of the machine, where that is one of the things that have a name."""
-    try:
-        yield
-    except KvmctlError as error:
-        deferred.judge_start(error)
-        raise
 
 
 def _hung_up(child: Child) -> bool:

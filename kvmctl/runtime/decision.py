@@ -52,7 +52,8 @@ def decide(name: str, machine: Machine, *, until: str | None, run: tuple[str, ..
     called = f"{name[:57]}-{secrets.token_hex(3)}"
     booted = MachinePaths(called, run=roots.machine(called).run, state=made.directory, images=roots.images)
     host, qemu = look_at_host(machine, roots=roots), look_at_qemu(machine, roots)
-    plan = compile_plan(machine, host=host, qemu=qemu, paths=booted, name=name)
+    with deferred.judged_start():
+        plan = compile_plan(machine, host=host, qemu=qemu, paths=booted, name=name)
     plan = template_plan(plan, machine=booted, template=made, generation_id="vmgenid" in qemu.devices)
     plan, cards = card.unplug(plan)
     awaited = parse_guest_condition(until) if until is not None else _default_until(plan)

@@ -3,11 +3,12 @@ paid for by who goes through."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
+from kvmctl.errors import KvmctlError
 from kvmctl.runtime.store import find_roots
 
 if TYPE_CHECKING:
@@ -15,14 +16,16 @@ if TYPE_CHECKING:
 
     from inotify_simple import INotify
 
-    from kvmctl.errors import KvmctlError, NotFound
+    from kvmctl.errors import NotFound
     from kvmctl.guest.agent import Agent
     from kvmctl.guest.copy import Copied
     from kvmctl.guest.info import GuestInfo
     from kvmctl.guest.port import Connect
     from kvmctl.guest.progress import OnProgress
     from kvmctl.guest.upkeep import Trimmed
+    from kvmctl.image.hold import Hold
     from kvmctl.image.holders import Holder
+    from kvmctl.plan.facts import ImageFacts
     from kvmctl.plan.guest import MakeKeys, TellGuest
     from kvmctl.plan.helper import Helper
     from kvmctl.plan.layers import AddLayer
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from kvmctl.plan.template_paths import TemplatePaths
     from kvmctl.runtime.events import Event, Exit
     from kvmctl.runtime.helpers import RunningHelper
+    from kvmctl.runtime.made import Made
     from kvmctl.runtime.neighbours import Neighbour
     from kvmctl.runtime.process import Process
     from kvmctl.runtime.watch import Watch
@@ -77,14 +81,14 @@ def find_listener(port: int) -> Holder | None:
     return holder
 
 
-def make_keys(step: MakeKeys, undo: ExitStack) -> None:
+def make_keys(step: MakeKeys, made: Made) -> None:
     """`kvmctl.runtime.sshkeys.make_keys`."""
-    import_module("kvmctl.runtime.sshkeys").make_keys(step, undo)
+    import_module("kvmctl.runtime.sshkeys").make_keys(step, made)
 
 
-def tell_guest(step: TellGuest, undo: ExitStack) -> None:
+def tell_guest(step: TellGuest, made: Made) -> None:
     """`kvmctl.runtime.firstboot.tell_guest`."""
-    import_module("kvmctl.runtime.firstboot").tell_guest(step, undo)
+    import_module("kvmctl.runtime.firstboot").tell_guest(step, made)
 
 
 def seed_image(contents: Mapping[str, bytes]) -> bytes:
@@ -117,29 +121,29 @@ def image_file(step: CreateOverlay) -> str:
     return found
 
 
-def create_overlay(step: CreateOverlay, *, qemu: str) -> None:
+def create_overlay(step: CreateOverlay, *, qemu: str, hold: Hold) -> None:
     """`kvmctl.image.overlay.create`."""
-    import_module("kvmctl.image.overlay").create(step, qemu=qemu, catalogue=find_roots().catalogue)
+    import_module("kvmctl.image.overlay").create(step, qemu=qemu, catalogue=find_roots().catalogue, hold=hold)
 
 
-def create_image(path: str, *, qemu: str, image_format: str, size: int) -> None:
+def create_image(path: str, *, qemu: str, image_format: str, size: int, hold: Hold) -> None:
     """`kvmctl.image.qemuimg.create`."""
     qemuimg = import_module("kvmctl.image.qemuimg")
-    qemuimg.create(qemuimg.find_qemu_img(qemu), path, image_format=image_format, size=size)
+    qemuimg.create(qemuimg.find_qemu_img(qemu), path, image_format=image_format, size=size, hold=hold)
 
 
-def create_layer(step: AddLayer, *, qemu: str) -> None:
+def create_layer(step: AddLayer, *, qemu: str, hold: Hold) -> None:
     """`kvmctl.image.qemuimg.create_layer`."""
     qemuimg = import_module("kvmctl.image.qemuimg")
     program = qemuimg.find_qemu_img(qemu)
-    qemuimg.create_layer(program, step.path, backing=step.backing, backing_format=step.backing_format)
+    qemuimg.create_layer(program, step.path, backing=step.backing, backing_format=step.backing_format, hold=hold)
 
 
-def copy_nvram(template: str, path: str, *, template_format: str, qemu: str) -> None:
+def copy_nvram(template: str, path: str, *, template_format: str, qemu: str, hold: Hold) -> None:
     """`kvmctl.image.qemuimg.convert`, to qcow2."""
     qemuimg = import_module("kvmctl.image.qemuimg")
     program = qemuimg.find_qemu_img(qemu)
-    qemuimg.convert(program, template, path, source_format=template_format, image_format="qcow2")
+    qemuimg.convert(program, template, path, source_format=template_format, image_format="qcow2", hold=hold)
 
 
 def explain_exit(name: str, *, source: str, status: int | None, log: str) -> KvmctlError:
@@ -154,9 +158,14 @@ def diagnose(plan: Plan, paths: MachinePaths, events: Sequence[Event], *, end: E
     return verdict
 
 
-def judge_start(error: KvmctlError) -> None:
-    """`kvmctl.runtime.verdict.judge_start`."""
-    import_module("kvmctl.runtime.verdict").judge_start(error)
+@contextmanager
+def judged_start() -> Iterator[None]:
+    """An error within has the verdict that `kvmctl.runtime.verdict.judge_start` gives it."""
+    try:
+        yield
+    except KvmctlError as error:
+        import_module("kvmctl.runtime.verdict").judge_start(error)
+        raise
 
 
 def address(plan: Plan) -> Plan:
@@ -188,10 +197,10 @@ def image_names(roots: Roots) -> set[str]:
     return names
 
 
-def images_without_cloud_init(names: Collection[str], roots: Roots) -> frozenset[str]:
-    """`kvmctl.runtime.images.without_cloud_init`."""
-    found: frozenset[str] = import_module("kvmctl.runtime.images").without_cloud_init(names, roots)
-    return found
+def image_facts(names: Collection[str], roots: Roots) -> dict[str, ImageFacts]:
+    """`kvmctl.runtime.images.image_facts`."""
+    facts: dict[str, ImageFacts] = import_module("kvmctl.runtime.images").image_facts(names, roots)
+    return facts
 
 
 def start_helper(helper: Helper, *, env: Mapping[str, str], undo: ExitStack) -> tuple[int, RunningHelper]:

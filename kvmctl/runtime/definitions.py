@@ -1,11 +1,12 @@
-"""Which machines are defined: those whose spec is there. Their files are looked for, never into."""
+"""Which machines are defined: those whose spec is there; and of which something is kept. Their files are looked for,
+never into."""
 
 from __future__ import annotations
 
 import os
 
 from kvmctl import files
-from kvmctl.plan.paths import Roots
+from kvmctl.plan.paths import Roots, is_name
 
 
 def is_defined(name: str, roots: Roots) -> bool:
@@ -28,3 +29,13 @@ def defined_names(roots: Roots) -> set[str]:
         return set()
     except OSError as error:
         raise files.cannot("read", roots.machines, error) from error
+
+
+def state_names(roots: Roots) -> set[str]:
+    """The names of machines of which something is kept from run to run, were it the history of one that is gone."""
+    try:
+        return {name for name in os.listdir(roots.machine_states) if is_name(name)}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise files.cannot("read", roots.machine_states, error) from error

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from kvmctl.errors import KvmctlError, NotFound, NotRunning, StateError
+from kvmctl.plan import preset
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import listing, store
@@ -39,8 +40,12 @@ class Description:
 
 
 async def describe(name: str, *, roots: Roots | None = None) -> Description:
-    """All that is known of machine `name`. Raises NotFound; a QEMU that does not answer is described, not raised."""
+    """All that is known of machine `name`, or of the one that ``image:NAME`` was last started as.
+
+    Raises NotFound; a QEMU that does not answer is described, not raised.
+    """
     roots = roots or store.find_roots()
+    name = _name_of(name, roots)
     machine = listing.find_machine(name, roots=roots)
     paths = roots.machine(name)
     plan, status, silence = None, None, ""
@@ -56,6 +61,19 @@ async def describe(name: str, *, roots: Roots | None = None) -> Description:
     spec = roots.spec(name) if machine.is_defined else None
     helpers = inspect_helpers(plan) if plan else ()
     return Description(machine, plan, status, silence, helpers, spec, paths.run, paths.state)
+
+
+def _name_of(reference: str, roots: Roots) -> str:
+    image = preset.find_image(reference)
+    if image is None:
+        return reference
+    with suppress(StateError):
+        if read_plan(roots.machine(image)).source == reference:
+            return image
+    raise NotFound(
+        f"the image {image!r} has not been started under its own name",
+        hint=f"Start it: kvmctl start {reference}, or see what that would be: kvmctl argv {reference}",
+    )
 
 
 def find_verdict(name: str, *, roots: Roots | None = None) -> Verdict:

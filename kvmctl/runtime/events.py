@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kvmctl.plan.paths import RESIDENT
 
@@ -53,9 +53,13 @@ class ExitReason(StrEnum):
     EXITED = "exited"
     """QEMU ended by itself with an exit status, without a shutdown: the guest asked for it, or it could not go on."""
     KILLED = "killed"
-    """By SIGKILL, kvmctl's or somebody's: there was no last word."""
+    """By SIGKILL, kvmctl's or somebody's, or by a fault that nobody was there to see: there was no last word."""
     CRASHED = "crashed"
     """QEMU died of a fault of its own."""
+
+
+UNSEEN: Final = "QEMU ended without a word: killed or crashed, or the host went down"
+"""The detail of an end that nobody saw."""
 
 
 class Exit(NamedTuple):
@@ -65,6 +69,11 @@ class Exit(NamedTuple):
     time: float | None = None
     status: int | None = None
     detail: str = ""
+
+    @property
+    def words(self) -> str:
+        """Why it ended, for people: where nobody saw it, a machine that was killed may have crashed as well."""
+        return "killed or crashed" if self.detail == UNSEEN else str(self.reason)
 
 
 class History(NamedTuple):
@@ -118,7 +127,7 @@ _REASONS = {
     "host-ui": ExitReason.HOST_QUIT,
 }
 
-_SILENT = Exit(ExitReason.KILLED, detail="QEMU ended without a word: killed, or the host went down")
+_SILENT = Exit(ExitReason.KILLED, detail=UNSEEN)
 
 KILL = "KVMCTL_KILL"
 """Written to the journal by kvmctl before it sends SIGKILL, since QEMU won't be able to."""

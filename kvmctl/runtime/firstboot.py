@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from typing import Final
@@ -15,6 +15,7 @@ from kvmctl.guest import cloudinit, systemd
 from kvmctl.guest.given import HIDDEN, Given
 from kvmctl.plan.guest import FirstBoot, TellGuest
 from kvmctl.runtime import deferred
+from kvmctl.runtime.made import Made
 from kvmctl.runtime.sources import Gathered, gather
 from kvmctl.runtime.sshkeys import Keys, are_made, load_keys
 
@@ -24,8 +25,8 @@ _LATER: Final = "(made at the first start)"
 _UNMADE: Final = Keys(client_public=f"ssh-ed25519 {_LATER}", host_private=HIDDEN, host_public=f"ssh-ed25519 {_LATER}")
 
 
-def tell_guest(step: TellGuest, undo: ExitStack) -> None:
-    """Make what is not there or not current any more; `undo` unmakes what was not there before.
+def tell_guest(step: TellGuest, made: Made) -> None:
+    """Make what is not there or not current any more; what was not there before is on record in `made`.
 
     Raises SpecError with everything that is wrong with the files the spec names, and HostError for a variable that is
     not set: a guest that was told before keeps what it was told then, because a secret is needed once.
@@ -38,7 +39,7 @@ def tell_guest(step: TellGuest, undo: ExitStack) -> None:
     digest = _digest(contents)
     if not (_is_told(step) and _read_digest(step) == digest):
         _refuse(step, list(_content_problems(step.first_boot, found, contents)))
-        _write(step, contents, digest, undo)
+        _write(step, contents, digest, made)
 
 
 def check_guest(step: TellGuest) -> None:
@@ -149,17 +150,17 @@ def _read_digest(step: TellGuest) -> str:
         raise files.cannot("read", step.directory, error) from error
 
 
-def _write(step: TellGuest, contents: Mapping[str, bytes], digest: str, undo: ExitStack) -> None:
+def _write(step: TellGuest, contents: Mapping[str, bytes], digest: str, made: Made) -> None:
     """The digest comes last: whatever ends us in between, the next start makes it all anew."""
-    files.make_private_dir(step.directory, undo=undo)
-    made = {_SEED: deferred.seed_image(contents)} if step.first_boot.way == "nocloud" else dict(contents)
-    made[_DIGEST] = digest.encode()
-    for name in {*os.listdir(step.directory)} - {*made}:
+    made.directory(step.directory)
+    wanted = {_SEED: deferred.seed_image(contents)} if step.first_boot.way == "nocloud" else dict(contents)
+    wanted[_DIGEST] = digest.encode()
+    for name in {*os.listdir(step.directory)} - {*wanted}:
         _unlink(os.path.join(step.directory, name))  # of the other way, or cut off: there may be secrets in it
-    for name, data in made.items():
+    for name, data in wanted.items():
         path = os.path.join(step.directory, name)
         if not os.path.exists(path):
-            undo.callback(_unlink, path)
+            made.file(path)
         files.write_atomic(path, data)
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a run that is over: one line in the machine's history, so that the next start may begin afresh."""
+"""What is remembered of a run that is over: one line in the machine's history, when the next one takes its place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from kvmctl.runtime.events import Exit, ExitReason, derive
 from kvmctl.runtime.journal import Journal, read_events
 
 _KEPT = 100
-_LOCKS = frozenset({"lock", "tether"})
 
 
 def read_last_exit(paths: MachinePaths) -> Exit | None:
@@ -42,36 +41,23 @@ def find_exit(paths: MachinePaths, journal: Journal | None = None) -> Exit:
 
 
 def archive(paths: MachinePaths) -> None:
-    """Move the last run's end to the history and its files out of the way. Raises StateError."""
-    if os.path.exists(paths.journal):
-        _append(paths)
-    try:
-        for name in os.listdir(paths.run):
-            if name not in _LOCKS:
-                _remove(os.path.join(paths.run, name))
-    except OSError as error:
-        raise files.cannot("clear", paths.run, error) from error
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        files.remove_tree(path)
-    else:
-        os.unlink(path)
-
-
-def _append(paths: MachinePaths) -> None:
-    end = find_exit(paths)
+    """Write the end of the run that was set aside into the history, where it is not yet. Raises StateError."""
+    before = paths._replace(run=paths.before)
+    if not os.path.exists(before.journal):
+        return
+    end = find_exit(before)
     record = {
-        "started": derive(read_events(paths)).started,
+        "started": derive(read_events(before)).started,
         "ended": end.time,
         "reason": end.reason.value,
         "status": end.status,
         "detail": end.detail,
     }
-    lines = [*_read_lines(paths)[-(_KEPT - 1) :], json.dumps(record)]
+    lines, line = _read_lines(paths), json.dumps(record)
+    if lines[-1:] == [line]:
+        return  # the start that wrote it failed, and the run was put back
     files.make_private_dir(paths.state)
-    files.write_atomic(paths.history, "".join(f"{line}\n" for line in lines).encode())
+    files.write_atomic(paths.history, "".join(f"{line}\n" for line in [*lines[-(_KEPT - 1) :], line]).encode())
 
 
 def _read_lines(paths: MachinePaths) -> list[str]:

@@ -14,6 +14,7 @@ from kvmctl.image.pull import PATIENCE, PulledImage, PullProgress, entry_of_url,
 from kvmctl.image.record import Format, Image
 from kvmctl.image.store import Store
 from kvmctl.image.uses import ImageGarbage
+from kvmctl.plan.facts import ImageFacts
 from kvmctl.plan.model import CreateOverlay, Plan
 from kvmctl.plan.paths import ImagePaths, Roots
 from kvmctl.runtime import store as runs
@@ -120,10 +121,14 @@ def image_names(roots: Roots | None = None) -> set[str]:
     return {*_store(roots).names(), *load_catalogue(roots.catalogue)}
 
 
-def without_cloud_init(names: Collection[str], roots: Roots) -> frozenset[str]:
-    """Those of the `names` whose images are in the store and known to have no cloud-init. Raises StateError."""
+def image_facts(names: Collection[str], roots: Roots) -> dict[str, ImageFacts]:
+    """What is known of those of the `names` whose images are in the store. Raises StateError."""
     found = {name: _store(roots).find(name) for name in names}
-    return frozenset(name for name, image in found.items() if image is not None and image.has_cloud_init is False)
+    return {
+        name: ImageFacts(image.user, image.has_cloud_init, image.shell, image.become)
+        for name, image in found.items()
+        if image is not None
+    }
 
 
 def remove_image(name: str, *, roots: Roots | None = None) -> RemovedImage:

@@ -52,7 +52,7 @@ class Inner(Judged):
         Raises NotRunning where the machine ends before it.
         """
         if self.plan.guest.agent == "virtio":
-            with self._judged():
+            with self.judged():
                 await observe.wait_for_agent_channel(self.paths, self._process)
 
     async def wait_for_agent(self) -> None:
@@ -63,7 +63,7 @@ class Inner(Judged):
         await self.wait_for_agent_channel()
         agent = self.agent()
         agent.patience = ASK_SECONDS
-        with self._judged():
+        with self.judged():
             async with self._told_of_its_end():
                 await agent.wait()  # a serial port tells nobody that it was opened: the first answer does
 
@@ -90,7 +90,7 @@ class Inner(Judged):
 
         Raises AgentError, DeadlineExceeded, and Busy where its file systems are frozen and it is not to thaw them.
         """
-        with self._judged():
+        with self.judged():
             self.check_halted()
         agent = self.agent()
         async with self._explained(resets=self._count_resets()):
@@ -103,7 +103,7 @@ class Inner(Judged):
     async def _explained(self, *, resets: int) -> AsyncIterator[None]:
         """What goes wrong with the agent says what became of the machine, which had been reset so often before."""
         try:
-            with self._judged():
+            with self.judged():
                 async with self._told_of_its_end():
                     yield
         except (AgentError, DeadlineExceeded) as error:
@@ -165,12 +165,9 @@ class Inner(Judged):
         Copies take turns, and `on_wait` is told of who is at it. Raises NotFound, CopyFailed, AgentError,
         DeadlineExceeded, NotRunning, Busy.
         """
-        async with self._guest() as agent, transfer.turn(self.paths, self._process, on_wait=on_wait):
-            with records.marked(self.paths) as mark:
-                copying = deferred.copy_in(
-                    agent, source, target, connect=self._port(), mark=mark, on_progress=on_progress
-                )
-                return await copying
+        async with self._copying(on_wait) as (agent, mark):
+            copying = deferred.copy_in(agent, source, target, connect=self._port(), mark=mark, on_progress=on_progress)
+            return await copying
 
     async def copy_out(
         self, source: str, target: str, *, on_progress: OnProgress | None = None, on_wait: OnWait | None = None
@@ -180,12 +177,29 @@ class Inner(Judged):
         Copies take turns, and `on_wait` is told of who is at it. Raises NotFound, CopyFailed, AgentError,
         DeadlineExceeded, NotRunning, Busy.
         """
-        async with self._guest() as agent, transfer.turn(self.paths, self._process, on_wait=on_wait):
-            with records.marked(self.paths) as mark:
-                copying = deferred.copy_out(
-                    agent, source, target, connect=self._port(), mark=mark, on_progress=on_progress
-                )
-                return await copying
+        async with self._copying(on_wait) as (agent, mark):
+            copying = deferred.copy_out(agent, source, target, connect=self._port(), mark=mark, on_progress=on_progress)
+            return await copying
+
+    @asynccontextmanager
+    async def _copying(self, on_wait: OnWait | None) -> AsyncIterator[tuple[Agent, str]]:
+        """The agent, and the mark of a copy whose turn it is; an agent that has never spoken leaves scp to be named."""
+        try:
+            async with self._guest() as agent, transfer.turn(self.paths, self._process, on_wait=on_wait):
+                with records.marked(self.paths) as mark:
+                    yield agent, mark
+        except (AgentError, DeadlineExceeded) as error:
+            if self.plan.networks and self._never_had_an_agent():
+                name, file = self.name, f"{self.name}.ssh"
+                scp = f"kvmctl ssh-config {name} >{file} && scp -r -F {file} SRC kvmctl-{name}:DST"
+                error.hint = f"Without an agent it goes over ssh: {scp}"
+            raise
+
+    def _never_had_an_agent(self) -> bool:
+        """Whether no agent has opened its channel in this run, as far as that can be told: a serial port does not."""
+        events = self._journal.events()
+        is_port = any(event.name == "VSERPORT_CHANGE" and event.data.get("id") == "agent" for event in events)
+        return self.plan.guest.agent != "serial" and not is_port
 
     def _port(self) -> Connect | None:
         return partial(connect_unix, self.paths.transfer) if self.plan.guest.transfer else None

@@ -112,8 +112,12 @@ class Journal:
         return os.fstat(self._descriptor).st_mtime if self._descriptor >= 0 else None
 
     def has_name(self) -> bool:
-        """Whether it is still there, and not the journal of a run that has been cleared away."""
-        return self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink > 0
+        """Whether it is still there, and not the journal of a run that has been cleared away or set aside."""
+        if self._descriptor < 0:
+            return False
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._descriptor), os.stat(self._path))
+        return False
 
     def close(self) -> None:
         """Let go of it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from kvmctl.runtime.events import Exit, ExitReason, State
+from kvmctl.runtime.events import UNSEEN, Exit, ExitReason, State
 from kvmctl.runtime.symptoms import last_lines, plain, read_symptom
 from kvmctl.verdict import Verdict, VerdictKind
 
@@ -81,9 +81,11 @@ def _killed(evidence: Evidence, end: Exit) -> Verdict:
         return Verdict(VerdictKind.QEMU_KILLED, f"QEMU was killed by `{end.detail}`")
     return Verdict(
         VerdictKind.QEMU_KILLED,
-        "QEMU was killed, and it was not kvmctl",
+        "QEMU was killed or crashed, and it was not kvmctl"
+        if end.detail == UNSEEN
+        else "QEMU was killed, and it was not kvmctl",
         _words(evidence) or ("its journal ends without a word of an end",),
-        "Whether memory ran out is in the host's kernel log: dmesg | grep -i 'killed process'",
+        "The host's kernel log has what killed it, or crashed it: dmesg | grep -iE 'killed process|segfault'",
     )
 
 

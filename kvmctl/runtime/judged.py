@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from kvmctl.errors import AgentError, DeadlineExceeded, KvmctlError, NotRunning
+from kvmctl.errors import AgentError, DeadlineExceeded, KvmctlError, NotRunning, Unreachable, WaitFailed
 from kvmctl.runtime import deferred
 from kvmctl.runtime.handle import Handle
 from kvmctl.verdict import Verdict
 
 T = TypeVar("T")
+
+_OF_WAITS: Final = (AgentError, DeadlineExceeded, NotRunning, Unreachable, WaitFailed)
+"""What waiting for a machine, or for its guest, ends in."""
 
 
 class Judged(Handle):
@@ -27,10 +30,10 @@ class Judged(Handle):
         return deferred.diagnose(self.plan, self.paths, self._journal.events(), end=end)
 
     @asynccontextmanager
-    async def within(self, seconds: float | None, doing: str) -> AsyncIterator[None]:
+    async def within(self, seconds: float | None, doing: str, *, seen: object = "") -> AsyncIterator[None]:
         """Give what is done in this context `seconds`; DeadlineExceeded, with a verdict, says that it was not enough.
 
-        With None it may take as long as it likes.
+        With None it may take as long as it likes. `seen`, as it then reads, is what the error tells besides.
 
         ::
 
@@ -40,22 +43,23 @@ class Judged(Handle):
         try:
             async with asyncio.timeout(seconds) as timer:
                 yield
-        except TimeoutError as error:
+        except TimeoutError:
             if not timer.expired():
                 raise
-            with self._judged():
-                raise DeadlineExceeded(f"machine {self.name!r}: gave up after {seconds or 0:g} s: {doing}") from error
+            with self.judged():
+                summary = f"machine {self.name!r}: gave up after {seconds or 0:g} s: {doing}"
+                raise DeadlineExceeded(summary, detail=str(seen)) from None
 
     @contextmanager
-    def _judged(self) -> Iterator[None]:
-        """An error that ends a wait says what became of the machine."""
+    def judged(self) -> Iterator[None]:
+        """An error that ends a wait in this context says what became of the machine."""
         try:
             yield
-        except (AgentError, DeadlineExceeded, NotRunning) as error:
+        except _OF_WAITS as error:
             with suppress(KvmctlError):  # what became of it can't be found out, and the error itself matters more
                 error.verdict = error.verdict or self.verdict()
             raise
 
     async def _wait_judged(self, wait: Awaitable[T]) -> T:
-        with self._judged():
+        with self.judged():
             return await wait

@@ -18,7 +18,7 @@ from kvmctl.errors import KvmctlError, NotFound
 from kvmctl.plan import preset
 from kvmctl.plan.paths import BUILTIN_SPECS, MachinePaths, Roots
 from kvmctl.runtime import deferred, history, journal, store
-from kvmctl.runtime.definitions import defined_names, is_defined
+from kvmctl.runtime.definitions import defined_names, is_defined, state_names
 from kvmctl.runtime.events import Exit, State, derive
 
 
@@ -51,7 +51,8 @@ def list_machines(roots: Roots | None = None, *, include_stopped: bool = False) 
     store.sweep(roots)
     names = set(store.run_names(roots))
     defined = defined_names(roots)
-    found = [inspect(roots, name, is_defined=name in defined) for name in sorted(names | defined)]
+    kept = state_names(roots) if include_stopped else set()
+    found = [inspect(roots, name, is_defined=name in defined) for name in sorted(names | defined | kept)]
     if include_stopped:
         return [machine for machine in found if machine.state is not State.STOPPED or _is_there(machine, roots)]
     return [machine for machine in found if machine.state is not State.STOPPED]
@@ -59,7 +60,12 @@ def list_machines(roots: Roots | None = None, *, include_stopped: bool = False) 
 
 def _is_there(machine: MachineInfo, roots: Roots) -> bool:
     """Whether it was not removed by somebody else just when it was looked at."""
-    return machine.is_defined or os.path.isdir(roots.machine(machine.name).run)
+    return machine.is_defined or _has_left(roots.machine(machine.name))
+
+
+def _has_left(paths: MachinePaths) -> bool:
+    """Whether there is something of a machine: of its run, or of what is kept from run to run."""
+    return os.path.isdir(paths.run) or os.path.isdir(paths.state)
 
 
 def find_machine(name: str, *, roots: Roots | None = None) -> MachineInfo:
@@ -68,8 +74,8 @@ def find_machine(name: str, *, roots: Roots | None = None) -> MachineInfo:
     paths = roots.machine(name)
     store.sweep_one(paths)
     has_spec = is_defined(name, roots)
-    if not has_spec and not os.path.isdir(paths.run):
-        raise unknown(name, defined_names(roots) | set(store.run_names(roots)))
+    if not has_spec and not _has_left(paths):
+        raise unknown(name, defined_names(roots) | set(store.run_names(roots)) | state_names(roots))
     return inspect(roots, name, is_defined=has_spec)
 
 
@@ -91,11 +97,17 @@ def how_to_start(name: str, roots: Roots) -> str:
     with suppress(KvmctlError, OSError, ValueError):
         source = None if is_defined(name, roots) else _read_plan(roots.machine(name)).get("source")
     if source is None:
-        return f"kvmctl start {name}"
+        return _how_to_start_again(name, roots)
     called = next((word for word, path in BUILTIN_SPECS.items() if path == source), preset.find_image(source))
     if called == name:
         return f"kvmctl start {name}"
     return f"kvmctl start {called or shlex.quote(source)} --name {name}"
+
+
+def _how_to_start_again(name: str, roots: Roots) -> str:
+    """The command for a machine of whose runs there is no plan: it was swept, or never was."""
+    is_called = is_defined(name, roots) or name in BUILTIN_SPECS or name in deferred.image_names(roots)
+    return f"kvmctl start {name}" if is_called else f"kvmctl start FILE --name {name}"
 
 
 def no_console_log(name: str) -> NotFound:
@@ -121,6 +133,12 @@ def no_spec(name: str, roots: Roots) -> NotFound:
         if command == f"kvmctl start {name}":  # it was the name of an image, which is gone by now, but not its disk
             command = f"kvmctl start {preset.spec_of_image(name)}"
         return NotFound(f"machine {name!r} has no spec of its own", hint=f"Start it: {command}")
+    if name in state_names(roots):
+        return NotFound(
+            f"machine {name!r} has no spec of its own",
+            hint=f"Start it from the file of its spec: kvmctl start FILE --name {name}; "
+            f"or remove what is left of it: kvmctl rm {name}",
+        )
     return unknown(name, defined_names(roots) | set(BUILTIN_SPECS) | deferred.image_names(roots))
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 from kvmctl import files
-from kvmctl.errors import CommandFailed, NotFound, StateError, TemplateDamaged, TemplateMisfit
+from kvmctl.errors import CommandFailed, KvmctlError, NotFound, StateError, TemplateDamaged, TemplateMisfit
 from kvmctl.guest import resident
 from kvmctl.guest.reload import reload
 from kvmctl.guest.renew import hush, install
@@ -42,8 +42,11 @@ from kvmctl.runtime.settling import settle, stir
 from kvmctl.runtime.sockets import connect_unix
 from kvmctl.runtime.template_record import Record, load_record
 from kvmctl.runtime.vm import Vm
-from kvmctl.runtime.waiting import meet
+from kvmctl.runtime.waiting import Sightings, meet
 from kvmctl.spec.machine import Machine
+
+OnFailure: TypeAlias = Callable[[Vm], Awaitable[None]]
+"""What is told of a machine that does not come to be frozen, while it is there to be looked at."""
 
 _ROOM: Final = 64 << 20
 """Bytes of disk that a template takes besides its memory, at least."""
@@ -67,6 +70,7 @@ async def create_template(
     run: Sequence[str] = (),
     refresh: bool = False,
     patience: float | None = None,
+    on_failure: OnFailure | None = None,
     roots: Roots | None = None,
 ) -> Template:
     """The template `name` of `machine`, a spec, or the name or file of one; made unless it is there already.
@@ -76,7 +80,8 @@ async def create_template(
     forked; TemplateMisfit where there is a template of that name that was made of something else, or does not fit any
     more, and TemplateDamaged where it is broken, unless `refresh` is asked for; Busy where it is in use;
     CommandFailed where a command fails; DeadlineExceeded where all that takes longer than `patience` seconds, with a
-    verdict; and what running a machine raises. Whoever makes the same at the same time is
+    verdict; and what running a machine raises. `on_failure` is awaited with the machine where it runs and does not come
+    to be frozen, before it is ended: nothing of it is left afterwards. Whoever makes the same at the same time is
     waited for, and what they made is used.
     """
     roots = roots or store.find_roots()
@@ -91,7 +96,7 @@ async def create_template(
         if found := _find_made(making, roots, refresh=refresh, has_waited=has_waited):
             return found
         unfinished.check_free(making.where.final)
-        renewed = await _boot_and_freeze(making, patience)
+        renewed = await _boot_and_freeze(making, patience=patience, on_failure=on_failure)
         await asyncio.to_thread(_seal, making, renewed)
         unfinished.finish(making.where.made, making.where.final)
     found = load_template(name, roots=roots)
@@ -141,25 +146,45 @@ def _check_space(plan: Plan, roots: Roots) -> None:
         )
 
 
-async def _boot_and_freeze(making: Making, patience: float | None) -> _Renewed:
-    """Run the machine to where it is frozen; how its guest is renewed."""
-    async with starting.run_plan(tie(making.plan, making.tie), making.where.booted) as vm:
-        async with vm.within(patience, f"bring it to where it is frozen ({making.until})"):
-            await meet(vm, making.until)
-            for command in making.source.commands:
-                await _run(vm, command)
-        path = making.where.made.device_state
-        if not _has_agent(vm):
-            await frozen.freeze(vm, path, features=making.qemu.features)
-            return _Renewed()
-        async with Turn(vm.agent()) as turn, AsyncExitStack() as stack:
-            await hush(turn)
-            renewed = await _find_renewal(vm, turn, stack)
-            await settle(vm, turn)
-            if renewed.waiting is not None:
-                await stir(renewed.waiting)
-            await frozen.freeze(vm, path, features=making.qemu.features)
-            return renewed
+async def _boot_and_freeze(making: Making, *, patience: float | None, on_failure: OnFailure | None) -> _Renewed:
+    """Run the machine to where it is frozen, and freeze it; how its guest is renewed."""
+    seen = Sightings()
+    doing = f"bring it to where it is frozen ({making.until})"
+    async with (
+        starting.run_plan(tie(making.plan, making.tie), making.where.booted) as vm,
+        _told(vm, on_failure),
+        vm.within(patience, doing, seen=seen),
+    ):
+        await meet(vm, making.until, seen=seen)
+        for command in making.source.commands:
+            await _run(vm, command)
+        return await _freeze(vm, making)
+
+
+@asynccontextmanager
+async def _told(vm: Vm, on_failure: OnFailure | None) -> AsyncIterator[None]:
+    """An error within is told while there is a machine to be looked at: it ends, and all of it goes, in a moment."""
+    try:
+        yield
+    except KvmctlError:
+        if on_failure is not None:
+            await on_failure(vm)
+        raise
+
+
+async def _freeze(vm: Vm, making: Making) -> _Renewed:
+    path = making.where.made.device_state
+    if not _has_agent(vm):
+        await frozen.freeze(vm, path, features=making.qemu.features)
+        return _Renewed()
+    async with Turn(vm.agent()) as turn, AsyncExitStack() as stack:
+        await hush(turn)
+        renewed = await _find_renewal(vm, turn, stack)
+        await settle(vm, turn)
+        if renewed.waiting is not None:
+            await stir(renewed.waiting)
+        await frozen.freeze(vm, path, features=making.qemu.features)
+        return renewed
 
 
 async def _find_renewal(vm: Vm, turn: Turn, stack: AsyncExitStack) -> _Renewed:

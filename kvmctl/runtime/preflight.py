@@ -34,12 +34,7 @@ def check(plan: Plan) -> None:
 
 def _check_input(item: Input) -> None:
     if not os.path.exists(item.path):
-        raise NotFound(
-            f"{item.key}: {item.path!r} does not exist",
-            hint="A broken link counts as missing; a disk with a size is made on demand."
-            if os.path.islink(item.path)
-            else "Give the path of a file that exists, or a size for a disk to be made.",
-        )
+        raise _missing(item)
     mode = os.R_OK | (os.W_OK if item.writable else 0)
     if not os.access(item.path, mode):
         wish = "read and write" if item.writable else "read"
@@ -56,6 +51,15 @@ def _check_input(item: Input) -> None:
             hint="Stop that one first, or give this machine an overlay of its own: qemu-img create -b.",
             holder=holders[0].pid if holders else None,
         )
+
+
+def _missing(item: Input) -> NotFound:
+    can_be_made = item.locked and item.writable  # a disk: everything else is somebody's to provide
+    if os.path.islink(item.path):
+        hint = "A broken link counts as missing" + ("; a disk with a size is made on demand." if can_be_made else ".")
+    else:
+        hint = "Give the path of a file that exists" + (", or a size for a disk to be made." if can_be_made else ".")
+    return NotFound(f"{item.key}: {item.path!r} does not exist", hint=hint)
 
 
 def _check_directory(item: InputDirectory) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from kvmctl.compile import compile_plan
+from kvmctl.compile import compile_plan, find_problems
+from kvmctl.errors import KvmctlError, Problem, SpecError
 from kvmctl.host.binary import identify
 from kvmctl.host.firmware import load_firmwares
 from kvmctl.host.identity import find_qemu
@@ -21,8 +23,9 @@ from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths, Roots
 from kvmctl.runtime import deferred, specs, store
 from kvmctl.spec.firmware import FROM_DESCRIPTORS
-from kvmctl.spec.load import load, parse
+from kvmctl.spec.load import read, read_file
 from kvmctl.spec.machine import Machine
+from kvmctl.spec.reading import Reading
 
 _CAP_SETPCAP: Final = 8
 _CAP_MKNOD: Final = 27
@@ -57,13 +60,14 @@ def prepare(
     """
     roots = roots or store.find_roots()
     reference = machine
-    machine = load_machine(reference, roots=roots)
+    machine = load_machine(reference, roots=roots, remember=remember)
     name = name_of(reference, machine) if name is None else name
     paths = roots.machine(name, ephemeral=is_captive)
     host = look_at_host(machine, roots=roots, remember=remember)
     qemu = look_at_qemu(machine, roots, remember=remember)
     pinned = None if is_captive else specs.read_pin(paths)
-    plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
+    with deferred.judged_start():
+        plan = compile_plan(machine, host=host, qemu=qemu, paths=paths, name=name, pinned=pinned)
     plan = confine(plan, host)
     return Prepared(tie(plan, find_tie(host, qemu)) if is_captive else plan, paths, is_lasting=_is_lasting(host))
 
@@ -71,9 +75,8 @@ def prepare(
 def look_at_host(machine: Machine, *, roots: Roots, remember: bool = True) -> HostFacts:
     """What is known of this host that decides about `machine`."""
     host = probe()
-    if machine.guest is not None and any(disk.image for disk in machine.disks):
-        names = {disk.image for disk in machine.disks if disk.image}
-        host = replace(host, without_cloud_init=deferred.images_without_cloud_init(names, roots))
+    if names := {disk.image for disk in machine.disks if disk.image}:
+        host = replace(host, images=deferred.image_facts(names, roots))
     if any(share.driver != "9p" for share in machine.shares):
         daemon = probe_virtiofsd(env=os.environ, cache=roots.qemu_cache, remember=remember)
         host = replace(host, virtiofsd=daemon)
@@ -92,14 +95,36 @@ def look_at_qemu(machine: Machine, roots: Roots, *, remember: bool = True) -> Qe
     return replace(facts, firmwares=load_firmwares(os.environ)) if machine.firmware in FROM_DESCRIPTORS else facts
 
 
-def load_machine(machine: Machine | str | os.PathLike[str], *, roots: Roots | None = None) -> Machine:
-    """`machine` itself, or the spec of that name or in that file. Raises SpecError, NotFound."""
+def load_machine(
+    machine: Machine | str | os.PathLike[str], *, roots: Roots | None = None, remember: bool = True
+) -> Machine:
+    """`machine` itself, or the spec of that name or in that file.
+
+    Raises NotFound, and SpecError with everything that is wrong with the spec, on this host too.
+    """
     if isinstance(machine, Machine):
         return machine
     spec = specs.find_spec(os.fspath(machine), roots=roots)
-    if preset.find_image(spec) is not None:
-        return parse(specs.read_text(spec), source=spec, base="/")
-    return load(spec)
+    is_preset = preset.find_image(spec) is not None
+    reading = read(specs.read_text(spec), source=spec, base="/") if is_preset else read_file(spec)
+    if reading.problems:
+        name = specs.find_name(os.fspath(machine))
+        problems = _problems_here(reading, name, roots=roots or store.find_roots(), remember=remember)
+        raise SpecError(reading.source, problems)
+    return reading.settled()
+
+
+def _problems_here(reading: Reading, name: str | None, *, roots: Roots, remember: bool) -> tuple[Problem, ...]:
+    """The problems of a spec, and those that it has here besides, if there is a QEMU to tell."""
+    machine = reading.machine
+    if machine is None:
+        return reading.problems
+    with suppress(KvmctlError):
+        host = look_at_host(machine, roots=roots, remember=remember)
+        qemu = look_at_qemu(machine, roots, remember=remember)
+        paths = roots.machine(name or machine.name)
+        return find_problems(reading, host=host, qemu=qemu, paths=paths, name=name, pinned=specs.read_pin(paths))
+    return reading.problems
 
 
 def name_of(reference: Machine | str | os.PathLike[str], machine: Machine) -> str:

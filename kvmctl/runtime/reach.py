@@ -17,15 +17,16 @@ from ipaddress import ip_address
 from typing import Any, Final
 
 from kvmctl import files
-from kvmctl.errors import KvmctlError, Unreachable
+from kvmctl.errors import AgentError, DeadlineExceeded, KvmctlError, Unreachable
 from kvmctl.guest.agent import Agent
 from kvmctl.guest.ssh import Login, Source, host_alias, knows_host
 from kvmctl.plan.model import Network
-from kvmctl.runtime import deferred, ops
+from kvmctl.runtime import deferred, leftovers, ops
 from kvmctl.runtime.agentline import connect_agent
 from kvmctl.runtime.events import derive
 from kvmctl.runtime.handle import ASK_SECONDS, Handle
 from kvmctl.runtime.journal import read_events
+from kvmctl.runtime.records import stems
 
 SSH_PORT: Final = 22
 _FORWARD: Final = re.compile(
@@ -69,8 +70,10 @@ async def find_login(vm: Handle, *, user: str | None = None) -> Login:
     """The way to log in over ssh, as `user` or whom the spec names.
 
     On a user network without a forward to port 22, one on a free port of 127.0.0.1 is added, which lasts for the run.
+    What killed clients have left in the guest is undone first: nobody can log in to one whose file systems are frozen.
     Raises Unreachable where there is no way, QmpError, and what asking QEMU's monitor does.
     """
+    await _settle(vm)
     host, port, source = await _find_way(vm)
     paths = vm.paths
     is_ours = _is_there(paths.ssh_key)
@@ -99,6 +102,13 @@ def has_likely_login(vm: Handle) -> bool:
         return True
     given = (forward for network in networks for forward in network.forwards)
     return any(forward.endswith((f">{SSH_PORT}", f":{SSH_PORT}")) for forward in given)
+
+
+async def _settle(vm: Handle) -> None:
+    """Undo in the guest what killed clients have left there, where its agent answers; one that does not is no error."""
+    if stems(vm.paths) and (agent := _find_agent(vm)):
+        with suppress(AgentError, DeadlineExceeded):
+            await leftovers.settle(vm.paths, agent)
 
 
 async def _find_way(vm: Handle) -> tuple[str, int, Source]:
@@ -144,13 +154,19 @@ async def _forwards(vm: Handle) -> list[Address]:
 
 async def _asked_of_agent(vm: Handle) -> list[Address]:
     """The addresses the guest says it has on the cards we gave it; none where it says nothing."""
-    guest = vm.plan.guest
-    if guest.agent is None or (guest.agent == "virtio" and not derive(read_events(vm.paths)).agent_open):
-        return []
-    agent = Agent(partial(connect_agent, vm.paths), patience=ASK_SECONDS)
+    agent = _find_agent(vm)
     with suppress(KvmctlError):
-        return parse_interfaces(await agent.execute("guest-network-get-interfaces"), vm.plan.networks)
+        if agent is not None:
+            return parse_interfaces(await agent.execute("guest-network-get-interfaces"), vm.plan.networks)
     return []
+
+
+def _find_agent(vm: Handle) -> Agent | None:
+    """The guest's agent, as far as one can tell that it is there; None where it is not."""
+    kind = vm.plan.guest.agent
+    if kind is None or (kind == "virtio" and not derive(read_events(vm.paths)).agent_open):
+        return None
+    return Agent(partial(connect_agent, vm.paths), patience=ASK_SECONDS)
 
 
 def parse_interfaces(reply: Any, networks: Iterable[Network]) -> list[Address]:

@@ -95,6 +95,7 @@ def remove(name: str, *, roots: Roots | None = None) -> list[str]:
         if os.path.exists(roots.spec(name)):
             os.unlink(roots.spec(name))
         files.remove_tree(paths.state)
+        claim.forget()
     except OSError as error:
         raise files.cannot("remove", roots.spec(name), error) from error
     finally:

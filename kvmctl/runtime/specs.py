@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 
 from kvmctl import files
 from kvmctl.plan import preset
 from kvmctl.plan.paths import BUILTIN_SPECS, ImagePaths, MachinePaths, Roots, is_name
 from kvmctl.runtime import deferred, definitions, store
+from kvmctl.runtime.made import Made
 
 
 def find_spec(reference: str, *, roots: Roots | None = None) -> str:
@@ -65,14 +65,14 @@ def read_pin(paths: MachinePaths) -> str | None:
         raise files.cannot("read", paths.machine_type, error) from error
 
 
-def pin(paths: MachinePaths, machine_type: str, undo: ExitStack) -> None:
+def pin(paths: MachinePaths, machine_type: str, made: Made) -> None:
     """Remember what a defined machine was first started as: an alias means another type in every QEMU."""
     before = read_pin(paths)
     if before == machine_type:
         return
-    files.make_private_dir(paths.state, undo=undo)
-    files.write_atomic(paths.machine_type, machine_type.encode())
+    made.directory(paths.state)
     if before is None:
-        undo.callback(os.unlink, paths.machine_type)
+        made.file(paths.machine_type)
     else:
-        undo.callback(files.write_atomic, paths.machine_type, before.encode())
+        made.replaced(paths.machine_type, text=before)
+    files.write_atomic(paths.machine_type, machine_type.encode())

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 from kvmctl import files
 from kvmctl.errors import HostError, StateError
 from kvmctl.plan.guest import MakeKeys
+from kvmctl.runtime.made import Made
 
 _PACKAGES = "Install it: apt install openssh-client, or dnf install openssh-clients."
 _CLIENT, _HOST, _KNOWN = "id_ed25519", "host_ed25519", "known_hosts"
@@ -30,22 +31,22 @@ class Keys:
     host_public: str
 
 
-def make_keys(step: MakeKeys, undo: ExitStack) -> None:
-    """Make the keys that are not there; `undo` removes what was made. Raises HostError, StateError."""
-    files.make_private_dir(step.directory, undo=undo)
+def make_keys(step: MakeKeys, made: Made) -> None:
+    """Make the keys that are not there, on record in `made`. Raises HostError, StateError."""
+    made.directory(step.directory)
     for name in os.listdir(step.directory):
         if name.endswith((_PARTIAL, f"{_PARTIAL}.pub", ".tmp")):
-            _unlink(os.path.join(step.directory, name))  # of a start that was killed
-    _make_key(os.path.join(step.directory, _CLIENT), comment=step.alias, undo=undo)
-    _make_key(os.path.join(step.directory, _HOST), comment=step.alias, undo=undo)
+            _unlink(os.path.join(step.directory, name))  # of one whose record a reboot has cost
+    _make_key(os.path.join(step.directory, _CLIENT), comment=step.alias, made=made)
+    _make_key(os.path.join(step.directory, _HOST), comment=step.alias, made=made)
     public = _read(os.path.join(step.directory, f"{_HOST}.pub"))
     line = f"{step.alias} {' '.join(public.split()[:2])}\n".encode()
     known = os.path.join(step.directory, _KNOWN)
-    is_there = os.path.exists(known)
-    if not is_there or _read(known).encode() != line:
-        files.write_atomic(known, line)
-    if not is_there:
-        undo.callback(_unlink, known)
+    if not os.path.exists(known):
+        made.file(known)
+    elif _read(known).encode() == line:
+        return
+    files.write_atomic(known, line)
 
 
 def are_made(directory: str) -> bool:
@@ -62,20 +63,21 @@ def load_keys(directory: str) -> Keys:
     )
 
 
-def _make_key(path: str, *, comment: str, undo: ExitStack) -> None:
+def _make_key(path: str, *, comment: str, made: Made) -> None:
     """An ed25519 key at `path` and its public half beside it, of which the private one is there last."""
     if os.path.exists(path):
         if not os.path.exists(f"{path}.pub"):
+            made.replaced(f"{path}.pub")
             files.write_atomic(f"{path}.pub", _keygen("-y", "-P", "", "-f", path).encode())
         return
     partial = f"{path}.{os.getpid()}{_PARTIAL}"
+    made.file(f"{path}.pub")
+    made.file(path)
     try:
-        _keygen("-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", partial)
+        _keygen("-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", partial, inherited=made.inherited)
         os.chmod(f"{partial}.pub", 0o600)
         os.rename(f"{partial}.pub", f"{path}.pub")
-        undo.callback(_unlink, f"{path}.pub")
         os.rename(partial, path)
-        undo.callback(_unlink, path)
         files.sync_dir(os.path.dirname(path))
     except OSError as error:
         raise files.cannot("make the key", path, error) from error
@@ -84,12 +86,18 @@ def _make_key(path: str, *, comment: str, undo: ExitStack) -> None:
             _unlink(leftover)
 
 
-def _keygen(*arguments: str) -> str:
+def _keygen(*arguments: str, inherited: tuple[int, ...] = ()) -> str:
     program = shutil.which("ssh-keygen")
     if program is None:
         raise HostError("ssh-keygen was not found, which makes the guest's keys", hint=_PACKAGES)
     done = subprocess.run(
-        [program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, umask=0o077
+        [program, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        umask=0o077,
+        pass_fds=inherited,
     )
     if done.returncode != 0:
         raise StateError("ssh-keygen failed", detail=(done.stderr + done.stdout).strip())

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from signal import SIGKILL
+from functools import partial
 
 from kvmctl import files
 from kvmctl.errors import AlreadyRunning, DeadlineExceeded, NotFound, StateError
 from kvmctl.image import ofd
 from kvmctl.plan.paths import MachinePaths, Roots
+from kvmctl.runtime import aside, clearing
 from kvmctl.runtime.helper_locks import find_helper, has_helpers
 from kvmctl.runtime.process import Process, find_holder, is_hidden
 
 _CAPTIVE = b"captive"
-_REAP_SECONDS = 5.0
 _HELPER_SECONDS = 2.0
 
 
@@ -46,6 +46,11 @@ class Claim:
         self.tether = tether
         self.is_captive = is_captive
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it was neither abandoned nor let go: the machine depends on us."""
+        return self.tether >= 0
+
     def release_lock(self) -> None:
         """Leave the lock to QEMU, which has inherited it."""
         if self.lock >= 0:
@@ -58,6 +63,8 @@ class Claim:
             with suppress(FileNotFoundError):
                 os.unlink(self.paths.tether)
             self._close_tether()
+            with suppress(StateError):
+                aside.forget(self.paths)  # or the next start does
 
     def _close_tether(self) -> None:
         if self.tether >= 0:
@@ -65,17 +72,25 @@ class Claim:
             self.tether = -1
 
     def abandon(self) -> None:
-        """Give the claim back and leave nothing: no run directory, and nobody who has the lock from us.
+        """Give the claim back, and have all be as it was before: nobody has the lock from us, what was made is not
+        there, and the run directory is that of the run before, or none.
 
         Done once, however often it is asked for. Raises StateError, DeadlineExceeded.
         """
-        if self.tether < 0:
+        self._end(partial(clearing.undo, was_held=True))
+
+    def forget(self) -> None:
+        """Give the claim back, with nothing left of any run. Raises StateError, DeadlineExceeded."""
+        self._end(clearing.discard)
+
+    def _end(self, clear: Callable[[MachinePaths], None]) -> None:
+        if not self.is_held:
             return
         self.release_lock()  # the tether keeps everybody out
         try:
             with _one_at_a_time(self.paths):
-                _end_holder(self.paths)
-                _discard(self.paths)
+                clearing.end(self.paths, find_process(self.paths))
+                clear(self.paths)
         finally:
             self._close_tether()
 
@@ -87,6 +102,8 @@ def claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
     """
     with _one_at_a_time(paths):
         _sweep(paths)
+        if os.path.exists(paths.tether):
+            raise already_running(paths)  # of a run that is not to be touched, were its QEMU gone
         was_there = os.path.exists(paths.run)
         try:
             return _claim(paths, is_captive=is_captive)
@@ -94,7 +111,7 @@ def claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
             raise
         except BaseException:
             if not was_there:
-                _discard(paths)
+                clearing.discard(paths)
             raise
 
 
@@ -102,12 +119,14 @@ def _claim(paths: MachinePaths, *, is_captive: bool) -> Claim:
     files.make_private_dir(paths.run)
     with ExitStack() as stack:
         lock = _lock_file(paths.lock, paths, stack)
-        tether = _lock_file(paths.tether, paths, stack)
+        aside.forget(paths)  # of a start that was killed when it had just succeeded
         try:
+            aside.set_aside(paths)
+            tether = _lock_file(paths.tether, paths, stack)
             _write_tether(tether, paths, is_captive=is_captive)
-            _discard_scratch(paths)  # of an earlier run, whose run directory did not survive a reboot
-        except StateError:
-            os.unlink(paths.tether)  # left behind, it would say that a start was broken off, and cost the last run
+            clearing.discard_scratch(paths)  # of an earlier run, whose run directory did not survive a reboot
+        except BaseException:
+            aside.put_back(paths)
             raise
         stack.pop_all()
     return Claim(paths, lock=lock, tether=tether, is_captive=is_captive)
@@ -199,7 +218,7 @@ def _sweep_scratch(roots: Roots) -> None:
             if not os.path.exists(paths.run):
                 with _one_at_a_time(paths):
                     if not os.path.exists(paths.run):
-                        _discard_scratch(paths)
+                        clearing.discard_scratch(paths)
 
 
 def sweep_one(paths: MachinePaths) -> None:
@@ -211,24 +230,10 @@ def sweep_one(paths: MachinePaths) -> None:
 
 def _sweep(paths: MachinePaths) -> None:
     if _is_abandoned(paths):
-        _end_holder(paths)
-        _discard(paths)
-
-
-def _end_holder(paths: MachinePaths) -> None:
-    process = find_process(paths)
-    if process is not None:
-        _end(process, f"QEMU of {paths.name!r}")
-    # They end when QEMU does; one that is stopped or hangs would not.
-    while (helper := find_helper(paths)) is not None:
-        _end(helper, f"a helper of {paths.name!r}")
-
-
-def _end(process: Process, what: str) -> None:
-    with process:
-        process.signal(SIGKILL)
-        if not process.wait(_REAP_SECONDS):
-            raise DeadlineExceeded(f"{what} (process {process.pid}) does not die")
+        process = find_process(paths)
+        was_held = process is not None and process.pid == read_pid(paths)
+        clearing.end(paths, process)
+        clearing.undo(paths, was_held=was_held)
 
 
 def end_helpers(paths: MachinePaths) -> None:
@@ -240,7 +245,7 @@ def end_helpers(paths: MachinePaths) -> None:
             return
         with helper:
             if not helper.wait(_HELPER_SECONDS):
-                _end(helper, f"a helper of {paths.name!r}")
+                clearing.end_process(helper, f"a helper of {paths.name!r}")
 
 
 def _is_abandoned(paths: MachinePaths) -> bool:
@@ -251,26 +256,6 @@ def _is_abandoned(paths: MachinePaths) -> bool:
         return os.path.isdir(paths.run) and not os.path.exists(paths.plan) and not is_alive(paths)
     except OSError as error:
         raise files.cannot("look at", paths.run, error) from error
-
-
-def _discard_scratch(paths: MachinePaths) -> None:
-    if paths.scratch:
-        files.remove_tree(paths.scratch)
-
-
-def _discard(paths: MachinePaths) -> None:
-    _discard_scratch(paths)  # first: without a run directory nobody would look for it
-    # Gone at once for everybody who looks; who is killed in between leaves a name that nobody looks at.
-    directory, name = os.path.split(paths.run)
-    trash = os.path.join(directory, f".{name}.trash")
-    files.remove_tree(trash)
-    try:
-        os.rename(paths.run, trash)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise files.cannot("remove", paths.run, error) from error
-    files.remove_tree(trash)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def check_guest(plan: Plan) -> None:
 
 def _find_plan(machine: Machine | str | os.PathLike[str], roots: Roots) -> Plan:
     """The plan of the next start; of a machine that has no spec of its own, that of its last."""
-    if not isinstance(machine, Machine) and not specs.is_path(name := os.fspath(machine)):
+    if not isinstance(machine, Machine) and (name := specs.find_name(os.fspath(machine))) is not None:
         paths = roots.machine(name)
         if os.path.exists(paths.plan) and not definitions.is_defined(name, roots):
             return read_plan(paths)

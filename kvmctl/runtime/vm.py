@@ -160,7 +160,7 @@ class Vm(Inner):
         """
         if not self.has_console_log:
             raise listing.no_console_log(self.name)
-        with self._judged():
+        with self.judged():
             return await observe.wait_for_console(self.paths, self._process, pattern)
 
     def console_output(self, *, from_now: bool = False) -> AsyncGenerator[bytes, None]:

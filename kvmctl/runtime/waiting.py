@@ -16,7 +16,9 @@ from kvmctl.errors import KvmctlError, NotRunning, WaitFailed
 from kvmctl.plan.paths import Roots
 from kvmctl.runtime import conditions, listing, observe, store
 from kvmctl.runtime.attach import attach
+from kvmctl.runtime.describe import find_verdict
 from kvmctl.runtime.events import Event, State, derive
+from kvmctl.runtime.inside import Way, wait_for_way
 from kvmctl.runtime.race import first_of
 from kvmctl.runtime.vm import Vm
 from kvmctl.runtime.watch import watch_path
@@ -88,11 +90,32 @@ def parse_guest_condition(text: str) -> Condition:
 
 
 async def meet(vm: Vm, condition: Condition, *, seen: Sightings | None = None) -> str:
-    """Wait until `vm`, which runs, meets `condition`, and say how it did; see `wait_for`."""
+    """Wait until `vm`, which runs, meets `condition`, and say how it did; see `wait_for`. Errors have a verdict."""
     seen = Sightings() if seen is None else seen
     seen.console = vm.paths.console_log
-    _, said = await first_of(_came(vm, condition, seen), _doom(vm, condition))
+    with vm.judged():
+        _, said = await first_of(_came(vm, condition, seen), _doom(vm, str(condition)))
+    seen.notes.pop(condition, None)
     return said
+
+
+async def wait_to_run_inside(vm: Vm, *, seen: Sightings | None = None) -> Way:
+    """Wait until commands can be run in the guest of `vm`, and return the way: its agent, or ssh if that is quicker.
+
+    `seen` gets what is seen meanwhile. Raises NotRunning where the machine ends before it, WaitFailed where its guest
+    panics, Unreachable where there is neither a channel to an agent nor a network.
+    """
+    seen = Sightings() if seen is None else seen
+    seen.console = vm.paths.console_log
+    condition = Condition("ssh" if vm.plan.guest.agent is None else "agent")
+
+    def note(text: str) -> None:
+        seen.notes[condition] = text
+
+    with vm.judged():
+        _, way = await first_of(wait_for_way(vm, note=note), _doom(vm, "a command could be run in it"))
+    seen.notes.pop(condition, None)
+    return way
 
 
 async def wait_for(
@@ -116,9 +139,8 @@ async def wait_for(
         case _:
             roots = roots or store.find_roots()
             seen.console = roots.machine(name).console_log  # known before it runs, for whoever gives up before that
-            async with attach(name, roots=roots) as vm:
+            async with _attach(name, roots) as vm:
                 said = await meet(vm, condition, seen=seen)
-    seen.notes.pop(condition, None)
     return said
 
 
@@ -135,6 +157,16 @@ async def wait_for_all(
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
+
+
+def _attach(name: str, roots: Roots) -> Vm:
+    """The running machine; one that runs no more ended before it was asked, and what became of it is told."""
+    try:
+        return attach(name, roots=roots)
+    except NotRunning as error:
+        with suppress(KvmctlError):  # it may never have run
+            error.verdict = find_verdict(name, roots=roots)
+        raise
 
 
 async def _came(vm: Vm, condition: Condition, seen: Sightings) -> str:
@@ -165,16 +197,16 @@ async def _came(vm: Vm, condition: Condition, seen: Sightings) -> str:
             assert_never(kind)
 
 
-async def _doom(vm: Vm, condition: Condition) -> Never:
-    """Wait for the end of the machine, or of its guest, and raise what that means for `condition`."""
+async def _doom(vm: Vm, awaited: str) -> Never:
+    """Wait for the end of the machine, or of its guest, and raise what that means for what is `awaited`."""
     seen: list[Event] = []
     async with aclosing(vm.events()) as events:
         async for event in events:
             seen.append(event)
             if event.name == "STOP" and derive(seen).state is State.PANICKED:
-                raise WaitFailed(f"the guest of {vm.name!r} panicked before {condition}", detail=_tail(vm))
+                raise WaitFailed(f"the guest of {vm.name!r} panicked before {awaited}", detail=_tail(vm))
     end = await vm.wait()
-    raise NotRunning(f"machine {vm.name!r} ended before {condition}: {end.reason}", detail=_tail(vm))
+    raise NotRunning(f"machine {vm.name!r} ended before {awaited}: {end.reason}", detail=_tail(vm))
 
 
 def _tail(vm: Vm) -> str:

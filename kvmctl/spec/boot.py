@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from kvmctl.errors import Problem
 from kvmctl.plan.model import Input
-from kvmctl.plan.option import Option, keyval, text
+from kvmctl.plan.option import Option, Parameter, keyval, text
 from kvmctl.plan.paths import BUILTIN_TINY, builtin_guest
 from kvmctl.spec.context import Lowered
 from kvmctl.spec.devices import Devices
@@ -49,7 +49,7 @@ class Boot(Model):
                 yield Problem(key, "belongs to a kernel, and there is none", allowed="kernel = ...")
         for item, count in Counter(self.order or ()).items():
             if count > 1:
-                yield Problem("order", "names something twice", f"'{item}'")
+                yield Problem("order", "names something twice", f"'{item}'", "each once")
 
 
 def lower(boot: Boot) -> Lowered:
@@ -86,9 +86,10 @@ def order_problems(boot: Boot, devices: Devices) -> Iterator[Problem]:
     for key, index in given.items():
         twins = [other for other, its in given.items() if its == index and other != key]
         if twins:
-            yield Problem(f"{key}.boot_index", f"{twins[0]} has it too", str(index))
+            yield Problem(f"{key}.boot_index", f"{twins[0]} has it too", str(index), "another one")
         if boot.order is not None:
             yield Problem(f"{key}.boot_index", "boot.order says the order already", str(index), "one of the two")
+    yield from _floppy_problems(devices)
     ids = [name for name, _, _ in _bootable(devices).values()]
     for position, item in enumerate(boot.order or ()):
         if item not in (*CLASSES, *ids):
@@ -96,16 +97,26 @@ def order_problems(boot: Boot, devices: Devices) -> Iterator[Problem]:
             yield Problem(f"boot.order[{position}]", "is no kind of device and no device's id", f"'{item}'", allowed)
 
 
-def boot_indexes(boot: Boot, devices: Devices) -> Mapping[str, int]:
+def _floppy_problems(devices: Devices) -> Iterator[Problem]:
+    floppies = [index for index, disk in enumerate(devices.disks) if disk.device == "floppy"]
+    for index in floppies[1:]:
+        place = devices.disks[index].boot_index
+        if place is not None:
+            message = f"a PC boots from its first floppy drive, disks[{floppies[0]}]"
+            yield Problem(f"disks[{index}].boot_index", message, str(place), "leave it out")
+
+
+def boot_indexes(boot: Boot, devices: Devices) -> Mapping[str, Parameter]:
     """The boot index of every device that gets one, by its key in the spec."""
     bootable = _bootable(devices)
     given = {key: index for key, (_, _, index) in bootable.items() if index is not None}
     if given:
-        return given
+        return {key: Parameter(index, f"{key}.boot_index") for key, index in given.items()}
     if boot.order is None and boot.kernel is not None:
         return {}
     order = boot.order if boot.order is not None else DEFAULT_ORDER
-    return {key: place for place, key in enumerate(_in_order(order, bootable), start=1)}
+    reason = why(boot, "order", "boot.order", default="disks, then CD drives, then networks")
+    return {key: Parameter(place, reason) for place, key in enumerate(_in_order(order, bootable), start=1)}
 
 
 def _in_order(order: Sequence[str], bootable: Mapping[str, tuple[str, str, int | None]]) -> list[str]:

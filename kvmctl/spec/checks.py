@@ -12,7 +12,7 @@ from kvmctl.plan.layers import SharedLock
 from kvmctl.plan.model import FdSource, Input, Listen, OpenFile, Pair, Tap, VhostNet
 from kvmctl.plan.option import Option, descriptor_names
 from kvmctl.plan.share import InputDirectory
-from kvmctl.spec.context import Lowered
+from kvmctl.spec.context import Context, Lowered, Part
 
 _ID_KEYS: Final[Mapping[str, str]] = {
     "device": "id",
@@ -30,9 +30,23 @@ def clashes(options: Sequence[Option], lowered: Lowered) -> Iterator[Problem]:
     yield from _twins(_addresses(options), "is the address of two devices")
     yield from _twins(_addresses_of_cards(options), "is the address of two cards")
     yield from _twins(((item.path, item.fd) for item in lowered.fds if isinstance(item, Listen)), "is two sockets")
+    yield from _descriptors(options, lowered)
+
+
+def taken_twice(lowered: Lowered) -> Iterator[Problem]:
+    """What of the host two devices want, each for itself."""
     yield from _twins(((f"{item.host}:{item.port}", item.key) for item in lowered.ports), "is listened on twice")
     yield from _images(lowered.inputs)
-    yield from _descriptors(options, lowered)
+
+
+def absent(parts: Iterable[Part], ctx: Context) -> Iterator[Problem]:
+    """Devices that this QEMU can't make."""
+    for part in parts:
+        if part.driver not in ctx.qemu.devices:
+            program = f"QEMU {ctx.qemu.version_text} ({ctx.qemu.path})"
+            yield Problem(
+                part.key, f"{program} has no device '{part.driver}': built without it, or a module is missing"
+            )
 
 
 def _twins(named: Iterable[tuple[str, str]], message: str) -> Iterator[Problem]:

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field
 
 from kvmctl.errors import Problem
-from kvmctl.plan.option import Value, keyvals
+from kvmctl.plan.option import Parameter, gathered
 from kvmctl.spec.context import Context, Lowered
-from kvmctl.spec.model import Bool, Model, reject
+from kvmctl.spec.model import Bool, Model, reject, why
 
 _TIME: Final = r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}:\d{2})?"
 _ALLOWED: Final = "'utc', 'localtime', or a time like '2024-02-29T12:00:00'"
@@ -46,15 +46,17 @@ class Clock(Model):
     hpet: Bool | None = Field(default=None, description="The high precision event timer; QEMU's default unless given.")
 
 
-def lower(clock: Clock, ctx: Context, *, is_given: bool) -> Lowered:
+def lower(clock: Clock, ctx: Context) -> Lowered:
     """``-rtc`` and the timer's property of the machine."""
-    body: dict[str, Value] = {"base": clock.base, "clock": clock.source}
+    base = why(clock, "base", "clock.base", default="UTC, as Linux takes it")
+    source = why(clock, "source", "clock.source", default="the host's clock is the one that is right")
+    body = {"base": Parameter(clock.base, base), "clock": Parameter(clock.source, source)}
     if ctx.platform != "microvm":
-        body["driftfix"] = clock.driftfix
-    why = "clock" if is_given else "default: UTC, from the host's clock"
+        drift = why(clock, "driftfix", "clock.driftfix", default="guests of today count no ticks")
+        body["driftfix"] = Parameter(clock.driftfix, drift)
     return Lowered(
-        options=(keyvals("rtc", None, body, why=why),),
-        machine=(("hpet", clock.hpet),) if clock.hpet is not None else (),
+        options=(gathered("rtc", body),),
+        machine=(("hpet", Parameter(clock.hpet, "clock.hpet")),) if clock.hpet is not None else (),
         problems=tuple(_problems(clock, ctx)),
     )
 

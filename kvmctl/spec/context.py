@@ -8,7 +8,7 @@ May import the plan's values and the error tree.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from itertools import chain
 from typing import Final, Literal, TypeAlias
@@ -17,7 +17,7 @@ from kvmctl.errors import Problem
 from kvmctl.plan.facts import HostFacts, QemuFacts
 from kvmctl.plan.helper import Helper
 from kvmctl.plan.model import Console, Disk, FdSource, Input, Network, Port, QmpStep, Step
-from kvmctl.plan.option import Option, Value
+from kvmctl.plan.option import Option, Parameter, Value
 from kvmctl.plan.paths import MachinePaths
 from kvmctl.plan.share import InputDirectory, SharedDirectory
 
@@ -38,8 +38,8 @@ class Context:
     paths: MachinePaths
     acpi: bool
     cpus: int
-    boot_indexes: Mapping[str, int]
-    """Boot index by the key of the device, ``disks[0]``."""
+    boot_indexes: Mapping[str, Parameter]
+    """Boot index, and what gives it, by the key of the device, ``disks[0]``."""
     has_vnc: bool
     """Somebody can look at a screen."""
     has_inputs: bool
@@ -105,6 +105,8 @@ class Part:
     key: str
     why: str
     on: str = ""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why single properties are there, where that is another reason than the device's."""
 
     @property
     def driver(self) -> str:
@@ -125,7 +127,7 @@ class Lowered:
     shared: tuple[Option | Part, ...] = ()
     """What several may ask for and exists once, by its id: controllers, I/O threads."""
     parts: tuple[Part, ...] = ()
-    machine: tuple[tuple[str, Value], ...] = ()
+    machine: tuple[tuple[str, Parameter], ...] = ()
     """Properties for ``-machine``."""
     fds: tuple[FdSource, ...] = ()
     helpers: tuple[Helper, ...] = ()

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from kvmctl.errors import Problem
 from kvmctl.plan.facts import QemuFacts
-from kvmctl.plan.option import Option, keyval, keyvals
+from kvmctl.plan.option import Option, Parameter, gathered
 from kvmctl.spec.context import Context, Lowered
 from kvmctl.spec.model import Int, Model, Str, reject, why
 from kvmctl.spec.words import did_you_mean
@@ -79,7 +79,11 @@ class Cpu(Model):
         if prod(members.values()) != total:
             text = " * ".join(f"{count} {member}" for member, count in members.items())
             whole = "cpu.max" if self.max else "cpus"
-            yield Problem("cpu", f"the topology {text} is {prod(members.values())} CPUs and {whole} is {total}")
+            yield Problem(
+                "cpu",
+                f"the topology {text} is {prod(members.values())} CPUs and {whole} is {total}",
+                allowed=f"numbers whose product is {total}",
+            )
 
 
 def _share(total: int, by: int) -> int:
@@ -95,16 +99,25 @@ def _model(cpu: Cpu, ctx: Context) -> Option:
     default = "host" if ctx.accel == "kvm" else "max"
     reason = "the host's own CPU, as KVM can only run that" if ctx.accel == "kvm" else "everything TCG can do"
     refused = ctx.host.kvm.refused_cpu_features if ctx.accel == "kvm" else ()
-    features = {**dict.fromkeys(refused, False), **cpu.features}
-    return keyvals("cpu", cpu.model or default, features, why=why(cpu, "model", "cpu.model", default=reason))
+    left_out = Parameter(value=False, why="default: this host's KVM announces it, and refuses what belongs to it")
+    features = dict.fromkeys(refused, left_out)
+    features |= {name: Parameter(value, f"cpu.features.{name}") for name, value in cpu.features.items()}
+    return gathered("cpu", features, lead=cpu.model or default, why=why(cpu, "model", "cpu.model", default=reason))
 
 
 def _smp(cpu: Cpu, ctx: Context, *, cpus_why: str) -> Option:
+    counts = {"cpus": Parameter(ctx.cpus, cpus_why)}
+    room = why(cpu, "max", "cpu.max", default="room for no more than there are at boot")
+    counts["maxcpus"] = Parameter(cpu.max or ctx.cpus, room)
     members = cpu.topology(ctx.cpus)
     # Naming a member that a machine does not support is deprecated since QEMU 9.0, even when it is 1.
     if members["dies"] == 1:
         del members["dies"]
-    return keyval("smp", None, cpus=ctx.cpus, maxcpus=cpu.max or ctx.cpus, **members, why=cpus_why)
+    for member, count in members.items():
+        is_rest = member == "cores" or (member == "sockets" and cpu.cores is not None)
+        default = "what makes up the CPUs" if is_rest else "one"
+        counts[member] = Parameter(count, why(cpu, member, f"cpu.{member}", default=default))
+    return gathered("smp", counts)
 
 
 def _problems(cpu: Cpu, ctx: Context) -> Iterator[Problem]:

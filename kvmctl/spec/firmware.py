@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, ValidationInfo
 from kvmctl.errors import Problem
 from kvmctl.plan import facts
 from kvmctl.plan.model import CopyNvram, Input
-from kvmctl.plan.option import Option, Value, jsonopt, keyval, text
+from kvmctl.plan.option import Option, Parameter, Value, jsonopt, keyval, text
 from kvmctl.spec.context import Context, Lowered
 from kvmctl.spec.hostpath import anchor_path, base_of
 from kvmctl.spec.model import reject
@@ -24,6 +24,7 @@ from kvmctl.spec.words import did_you_mean
 FROM_DESCRIPTORS: Final = ("uefi", "uefi-secure")
 """The firmwares that are found by the descriptors among the facts; the others need none."""
 _KINDS: Final = ("bios", *FROM_DESCRIPTORS)
+_QBOOT: Final = "qboot.rom"
 _ROM_SUFFIXES: Final = (".rom", ".bin", ".fd")
 _ALLOWED: Final = "'bios', 'uefi', 'uefi-secure', the name of a ROM that comes with QEMU ('qboot.rom'), or a path"
 _KEY: Final = "firmware"
@@ -33,7 +34,7 @@ def _parse(value: Any, info: ValidationInfo) -> str:
     if not isinstance(value, str) or "/" not in value:
         is_known = value in _KINDS or (isinstance(value, str) and value.endswith(_ROM_SUFFIXES))
         if not is_known:
-            raise reject("is no firmware", allowed=did_you_mean(value, _KINDS) + _ALLOWED)
+            raise reject("is no firmware", allowed=did_you_mean(value, (*_KINDS, _QBOOT)) + _ALLOWED)
     return value if "/" not in value else anchor_path(value, base_of(info))
 
 
@@ -47,7 +48,8 @@ def lower(firmware: str, ctx: Context, *, has_kernel: bool, has_screen: bool) ->
         is_heard = ctx.has_serial and not has_screen and not has_kernel and ctx.platform != "microvm"
         # SeaBIOS, and boot loaders that use its services, print to the first serial port of a machine that says it
         # has no graphics. Else nobody would learn that they found nothing to start.
-        return Lowered(machine=(("graphics", False),) if is_heard else ())
+        heard = Parameter(value=False, why="default: without a screen, the firmware prints to the first serial port")
+        return Lowered(machine=(("graphics", heard),) if is_heard else ())
     if firmware not in _KINDS:
         inputs = (Input(firmware, _KEY),) if firmware.startswith("/") else ()
         return Lowered(options=(text("bios", firmware, why=_KEY),), inputs=inputs)
@@ -112,12 +114,12 @@ def _flash(node: str, path: str, image_format: str, *, read_only: bool) -> tuple
     return jsonopt("blockdev", storage, why=_KEY), jsonopt("blockdev", chip, why=_KEY)
 
 
-def _machine(found: facts.Firmware) -> Iterator[tuple[str, Value]]:
-    yield "pflash0", "pflash0"
+def _machine(found: facts.Firmware) -> Iterator[tuple[str, Parameter]]:
+    yield "pflash0", Parameter("pflash0", _KEY)
     if found.vars_template is not None:
-        yield "pflash1", "pflash1"
+        yield "pflash1", Parameter("pflash1", _KEY)
     if _needs_smm(found):
-        yield "smm", True
+        yield "smm", Parameter(value=True, why=_KEY)
 
 
 def _steps(found: facts.Firmware, ctx: Context) -> tuple[CopyNvram, ...]:

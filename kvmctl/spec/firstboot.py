@@ -13,6 +13,7 @@ from typing import Final
 
 from kvmctl.errors import Problem
 from kvmctl.plan import model as plan
+from kvmctl.plan.facts import ImageFacts
 from kvmctl.plan.guest import (
     FirstBoot,
     GuestCard,
@@ -43,13 +44,20 @@ _FALLBACK_USER: Final = "user"
 
 
 def login_of(machine: Machine, ctx: Context) -> str | None:
-    """Whom to log in as; None where the spec says nothing of the guest."""
+    """Whom to log in as; None where neither the spec nor what is known of the image says that."""
     guest = machine.guest
-    if guest is None:
-        return None
-    if guest.login is not None or guest.user_data is not None:
+    if guest is not None and guest.login is not None:
         return guest.login
+    if guest is None or guest.user_data is not None:
+        user = _image(machine, ctx).user
+        return user if user and re.fullmatch(USER, user) else None
     return guest.users[0].name if guest.users else _caller(ctx)
+
+
+def _image(machine: Machine, ctx: Context) -> ImageFacts:
+    """What is known of the image that the first disk which has one begins as."""
+    images = (disk.image for disk in machine.disks if disk.image)
+    return ctx.host.images.get(next(images, ""), ImageFacts())
 
 
 def lower_steps(
@@ -67,8 +75,7 @@ def lower_steps(
     if guest is None:
         return Lowered()
     keys = MakeKeys(ctx.paths.ssh, f"kvmctl-{ctx.name}", "guest")
-    lacks_it = any(disk.image in ctx.host.without_cloud_init for disk in machine.disks)
-    way = way_of(guest, has_cloud_init=False if lacks_it else None)
+    way = way_of(guest, has_cloud_init=_image(machine, ctx).has_cloud_init)
     recipe = _recipe(guest, machine, ctx, uuid=uuid, way=way, mounts=mounts)
     return Lowered(
         steps=(keys, TellGuest(recipe, ctx.paths.guest, ctx.paths.ssh, machine.source, "guest")),
@@ -133,13 +140,14 @@ def _recipe(
         way=way,
         instance=uuid if guest.instance is None else f"{uuid}-{guest.instance}",
         hostname=guest.hostname or _hostname(ctx.name),
-        users=tuple(_users(guest, ctx)) if has_users else (),
+        users=tuple(_users(guest, ctx, _image(machine, ctx))) if has_users else (),
         keys=_keys(guest.ssh_keys, "guest.ssh_keys") if not has_users else (),
         packages=guest.packages,
         files=tuple(_files(guest)),
         run=guest.run,
         cards=tuple(_cards(guest, machine, ctx)) if guest.network_config is None else (),
         mounts=tuple(GuestMount(item.tag, item.fstype, item.directory, ",".join(item.options)) for item in mounts),
+        autologin=login_of(machine, ctx) if guest.autologin else None,
         timezone=guest.timezone,
         locale=guest.locale,
         user_data=_file(guest.user_data, "guest.user_data"),
@@ -161,11 +169,9 @@ def _caller(ctx: Context) -> str:
     return ctx.host.user if re.fullmatch(USER, ctx.host.user) else _FALLBACK_USER
 
 
-def _users(guest: Guest, ctx: Context) -> Iterator[GuestUser]:
+def _users(guest: Guest, ctx: Context, image: ImageFacts) -> Iterator[GuestUser]:
     keys = _keys(guest.ssh_keys, "guest.ssh_keys")
-    if not guest.users:
-        yield GuestUser(_caller(ctx), keys, sudo=True)
-    for index, user in enumerate(guest.users):
+    for index, user in enumerate(guest.users or (User(name=_caller(ctx), sudo=True),)):
         key = f"guest.users[{index}]"
         yield GuestUser(
             name=user.name,
@@ -173,7 +179,9 @@ def _users(guest: Guest, ctx: Context) -> Iterator[GuestUser]:
             description=user.description,
             groups=user.groups,
             sudo=user.sudo,
-            shell=user.shell,
+            become=image.become,
+            # Root is there already, and has one.
+            shell=user.shell or (image.shell if user.name != "root" else None),
             password=_password(user, key),
             password_is_hash=user.password_hash is not None,
         )
@@ -244,6 +252,8 @@ def _assigned(guest: Guest, networks: tuple[Network, ...]) -> Iterator[tuple[int
 
 def _problems(guest: Guest, machine: Machine, recipe: FirstBoot) -> Iterator[Problem]:
     yield from _network_problems(guest, machine.networks)
+    if guest.autologin and recipe.autologin is None:
+        yield Problem("guest.autologin", "it is not known whom to log in", "'true'", "login = '...' beside it")
     if recipe.way == "credentials":
         for name in recipe.credentials:
             if name in machine.credentials:
@@ -264,5 +274,7 @@ def _network_problems(guest: Guest, networks: tuple[Network, ...]) -> Iterator[P
             continue
         place = index if wish.card is None else ids.index(wish.card)
         if place in seen:
-            yield Problem(key, f"is about the same card as guest.network[{seen[place]}]", f"'{ids[place]}'")
+            yield Problem(
+                key, f"is about the same card as guest.network[{seen[place]}]", f"'{ids[place]}'", "another card"
+            )
         seen[place] = index

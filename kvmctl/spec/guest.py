@@ -40,7 +40,10 @@ class User(Model):
     description: FullName = Field(default="", description="The user's full name.")
     groups: tuple[GroupName, ...] = Field(default=(), description="More groups the user is in.")
     sudo: Bool = Field(default=False, description="May do everything through sudo, without being asked for a password.")
-    shell: GuestPath | None = Field(default=None, description="The shell; the guest's usual one unless given.")
+    shell: GuestPath | None = Field(
+        default=None,
+        description="The shell; unless given, what is usual in the image if that is known, else the guest's default.",
+    )
     ssh_keys: tuple[SshKey, ...] | None = Field(
         default=None, description="Who may log in as this user; those of guest.ssh_keys unless given."
     )
@@ -121,7 +124,13 @@ class Guest(Model):
     )
     hostname: Hostname | None = Field(default=None, description="Its host name; the machine's name unless given.")
     login: UserName | None = Field(
-        default=None, description="Whom 'kvmctl ssh' logs in as; the first of users unless given."
+        default=None,
+        description="Whom 'kvmctl ssh' logs in as; the first of users unless given, with user_data the image's own.",
+    )
+    autologin: Bool = Field(
+        default=False,
+        description="Serial consoles log in as that user by themselves, without a password, where the guest has "
+        "systemd. So it is with the machine that an image's name stands for.",
     )
     ssh_keys: tuple[SshKey, ...] | None = Field(
         default=None,
@@ -165,6 +174,9 @@ class Guest(Model):
             for key in keys if getattr(self, raw) is not None else ():
                 if getattr(self, key):
                     yield Problem(key, f"is given with {raw}, which says it all", allowed=f"{key} or {raw}")
+        if self.autologin and self.user_data is not None and self.vendor_data is not None:
+            message = "is given with user_data and vendor_data, which say it all"
+            yield Problem("autologin", message, "true", "leave it out, or one of these")
         for raw in ("user_data", "network_config", "vendor_data"):
             if self.via == "credentials" and getattr(self, raw) is not None:
                 yield Problem(raw, "is for cloud-init, and credentials are for systemd", allowed="via = 'nocloud'")

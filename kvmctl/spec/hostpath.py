@@ -20,7 +20,7 @@ def anchor_path(value: Any, base: str | None) -> str:
     """`value` as an absolute host path; a relative one counts from the directory `base`."""
     path = string(value)
     if not path:
-        raise reject("is an empty path")
+        raise reject("is an empty path", allowed="a path, or leave it out")
     if has_control_characters(path):
         raise reject("has a line break or another control character in it", allowed="a path on one line")
     if path.startswith("~"):

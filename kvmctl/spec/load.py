@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import tomlkit
-from pydantic import ValidationError
 
 from kvmctl.errors import NotFound, Problem, SpecError, StateError
-from kvmctl.spec.machine import Machine, stem_of
-from kvmctl.spec.problems import problems_of
+from kvmctl.spec import reading
+from kvmctl.spec.machine import Machine
+from kvmctl.spec.reading import Reading
 
 Format: TypeAlias = Literal["toml", "json"]
 
@@ -27,8 +27,14 @@ def load(path: str | Path) -> Machine:
 
     Raises NotFound when there is no such file, StateError when it can't be read, SpecError with every problem in it.
     """
+    return read_file(path).settled()
+
+
+def read_file(path: str | Path) -> Reading:
+    """What the spec in the file `path` says, as far as it can be read. Raises NotFound and StateError as `load`, and
+    SpecError for what is no table at all."""
     file = Path(path).absolute()
-    return parse(read_text(path), source=str(path), base=str(file.parent), format=format_of(file))
+    return read(read_text(path), source=str(path), base=str(file.parent), format=format_of(file))
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
@@ -67,27 +73,17 @@ def parse(text: str, *, source: str, base: str, format: Format = "toml") -> Mach
 
     Raises SpecError with every problem at once.
     """
-    return from_mapping(_read(text, source=source, format=format), source=source, base=base)
+    return read(text, source=source, base=base, format=format).settled()
+
+
+def read(text: str, *, source: str, base: str, format: Format = "toml") -> Reading:  # noqa: A002
+    """What `text` says, as far as it can be read. Raises SpecError for what is no table at all."""
+    return reading.read_mapping(_read(text, source=source, format=format), source=source, base=base)
 
 
 def from_mapping(spec: Mapping[str, Any], *, source: str, base: str) -> Machine:
     """The machine that a mapping describes, as `parse`."""
-    named = {"name": stem_of(source), **spec}
-    try:
-        machine = Machine.model_validate(named, context={"base": base})
-    except ValidationError as error:
-        raise SpecError(
-            source, [_of_stem(problem, spec) for problem in problems_of(error, Machine, spec=named)]
-        ) from None
-    machine._source = source  # noqa: SLF001  # the one thing a machine knows that no spec says
-    return machine
-
-
-def _of_stem(problem: Problem, spec: Mapping[str, Any]) -> Problem:
-    """A problem with a name that the spec does not give is one with the file's name."""
-    if problem.key != "name" or "name" in spec:
-        return problem
-    return Problem("name", f"is missing, and the file's own name {problem.message}", problem.given, problem.allowed)
+    return reading.read_mapping(spec, source=source, base=base).settled()
 
 
 _TOML_PLACE: Final = r"(?s)(.*) \(at (?:line (\d+), column (\d+)|end of document)\)"

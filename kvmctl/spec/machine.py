@@ -35,11 +35,11 @@ def _parse_qemu(value: Any, info: ValidationInfo) -> str:
 class Pci(Model):
     """The PCI buses."""
 
-    spare_root_ports: Int = Field(
-        default=4,
+    spare_root_ports: Int | None = Field(
+        default=None,
         ge=0,
         le=32,
-        description="Empty pcie-root-ports on q35, one for each device plugged in while it runs.",
+        description="Empty pcie-root-ports on q35, one for each device plugged in while it runs; 4 unless given.",
     )
 
 
@@ -114,11 +114,6 @@ class Machine(Devices):
         """The file the machine was read from."""
         return self._source
 
-    @property
-    def stem(self) -> str:
-        """The name of that file, which is the machine's unless it is given one."""
-        return stem_of(self._source)
-
     def contradictions(self) -> Iterator[Problem]:
         """What is wrong among the tables."""
         yield from self.cpu.topology_problems(self.cpus)
@@ -133,7 +128,7 @@ class Machine(Devices):
         counts = Counter(macs.values())
         for key, mac in macs.items():
             if counts[mac] > 1:
-                yield Problem(key, "two cards have this address", f"'{mac}'")
+                yield Problem(key, "two cards have this address", f"'{mac}'", "another one")
 
     def _stray_arguments(self) -> Iterator[Problem]:
         """QEMU takes an argument that belongs to no option for a disk image, which nobody means."""

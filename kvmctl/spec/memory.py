@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from kvmctl.errors import Problem
-from kvmctl.plan.option import Option, Value, jsonopt, keyvals
+from kvmctl.plan.option import Option, Parameter, Value, gathered, jsonopt
 from kvmctl.spec.context import Context, Lowered
 from kvmctl.spec.hostpath import HostPath
-from kvmctl.spec.model import AlsoTakes, Bool, Int, Model
+from kvmctl.spec.model import AlsoTakes, Bool, Int, Model, why
 from kvmctl.spec.units import GIB, MIB, ByteSize, size_text
 
 DEFAULT_SIZE = GIB
@@ -57,7 +57,7 @@ class Memory(Model):
                 "size", "is less than 1MiB", size_text(self.size), "a plain number is in bytes; write '512MiB'"
             )
         elif self.size % 8192:
-            yield Problem("size", "is not a multiple of 8KiB", size_text(self.size))
+            yield Problem("size", "is not a multiple of 8KiB", size_text(self.size), "like '512MiB'")
         if self.max is not None and self.max <= self.size:
             yield Problem("max", "is not more than size", size_text(self.max), f"more than {size_text(self.size)}")
         if self.slots is not None and self.max is None:
@@ -88,21 +88,26 @@ def private_by(memory: Memory) -> str:
     return "memory.shared" if memory.gives("shared") and not memory.shared else ""
 
 
-def lower(memory: Memory, ctx: Context, *, is_given: bool) -> Lowered:
+def lower(memory: Memory, ctx: Context) -> Lowered:
     """``-m`` and the memory's back end."""
-    why = "memory" if is_given else "default: enough for an ordinary Linux"
     return Lowered(
-        options=(_size(memory, why=why), _backend(memory, ctx, why=why)),
-        machine=(("memory-backend", "ram"),),
+        options=(_size(memory), _backend(memory, ctx)),
+        machine=(("memory-backend", Parameter("ram", "default: the object of that name is what it is on the host")),),
         problems=tuple(_host_problems(memory, ctx)),
     )
 
 
-def _size(memory: Memory, *, why: str) -> Option:
-    body: dict[str, Value] = {"size": _quantity(memory.size)}
+def _size_why(memory: Memory) -> str:
+    return why(memory, "size", "memory.size", default="enough for an ordinary Linux")
+
+
+def _size(memory: Memory) -> Option:
+    body = {"size": Parameter(_quantity(memory.size), _size_why(memory))}
     if memory.max is not None:
-        body |= {"slots": memory.slots or 8, "maxmem": _quantity(memory.max)}
-    return keyvals("m", None, body, why=why)
+        slots = why(memory, "slots", "memory.slots", default="enough for a few sticks up to memory.max")
+        body["slots"] = Parameter(memory.slots or 8, slots)
+        body["maxmem"] = Parameter(_quantity(memory.max), "memory.max")
+    return gathered("m", body)
 
 
 def _quantity(size: int) -> str:
@@ -110,7 +115,7 @@ def _quantity(size: int) -> str:
     return f"{size // MIB}M" if size % MIB == 0 else f"{size}B"
 
 
-def _backend(memory: Memory, ctx: Context, *, why: str) -> Option:
+def _backend(memory: Memory, ctx: Context) -> Option:
     body: dict[str, Value] = {"qom-type": "memory-backend-ram", "id": "ram", "size": memory.size}
     body |= {"share": memory.shared or bool(ctx.mapped_for), "merge": memory.merge, "prealloc": memory.prealloc}
     if memory.hugepages is not None:
@@ -121,14 +126,34 @@ def _backend(memory: Memory, ctx: Context, *, why: str) -> Option:
         body["qom-type"] = "memory-backend-memfd"
     elif memory.source == "file":
         body |= {"qom-type": "memory-backend-file", "mem-path": memory.path}
-    return jsonopt("object", body, why=f"{why}; {ctx.mapped_for}" if ctx.mapped_for else why)
+    known = _reasons(memory, ctx)
+    reasons = {name: known[name] for name in body if name in known}
+    return jsonopt("object", body, why=_size_why(memory), reasons=reasons)
+
+
+def _reasons(memory: Memory, ctx: Context) -> dict[str, str]:
+    """Why the memory's back end has the properties that it may have."""
+    huge = "memory.hugepages" if memory.hugepages is not None else ""
+    mapped = f"{ctx.mapped_for}: another process maps the guest's memory" if ctx.mapped_for else ""
+    shared = why(memory, "shared", "memory.shared", default="QEMU alone maps it")
+    prealloc = why(memory, "prealloc", "memory.prealloc", default="the host gives it as the guest uses it")
+    source = why(memory, "source", "memory.source", default="the host's ordinary memory")
+    return {
+        "qom-type": huge or (source if memory.gives("source") else mapped or source),
+        "share": shared if memory.shared else mapped or shared,
+        "merge": why(memory, "merge", "memory.merge", default="what a guest holds is not to be guessed by timing"),
+        "prealloc": prealloc if memory.prealloc else huge or prealloc,
+        "hugetlb": huge,
+        "hugetlbsize": huge,
+        "mem-path": "memory.path",
+    }
 
 
 def _host_problems(memory: Memory, ctx: Context) -> Iterator[Problem]:
     if memory.max is not None and ctx.platform == "microvm":
         yield Problem("memory.max", "no memory can be plugged into a microvm", allowed="machine = 'q35'")
     elif memory.max is not None and not ctx.acpi:
-        yield Problem("memory.max", "memory is plugged in through ACPI, and acpi is false")
+        yield Problem("memory.max", "memory is plugged in through ACPI, and acpi is false", allowed="acpi = true")
     page = memory.hugepages
     if page is None:
         return

@@ -18,6 +18,7 @@ from pydantic import (
     StrictBool,
     StrictInt,
     StrictStr,
+    ValidationInfo,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -27,6 +28,8 @@ from kvmctl.errors import Problem
 
 REJECTED: Final = "kvmctl_rejected"
 CONTRADICTORY: Final = "kvmctl_contradictory"
+GATHERING: Final = "is_gathering"
+"""In the context of a validation: contradictions are left to who gathers them, and are no errors."""
 
 Bool = StrictBool
 """true or false, never "yes" or 1."""
@@ -51,8 +54,9 @@ class Model(BaseModel):
         return ()
 
     @model_validator(mode="after")
-    def _has_no_contradictions(self) -> Self:
-        problems = tuple(self.contradictions())
+    def _has_no_contradictions(self, info: ValidationInfo) -> Self:
+        is_gathering = isinstance(info.context, dict) and info.context.get(GATHERING)
+        problems = () if is_gathering else tuple(self.contradictions())
         if problems:
             raise PydanticCustomError(CONTRADICTORY, "contradictory", {"problems": problems})
         return self

@@ -75,6 +75,8 @@ _MMIO: Final = (
     Seat.SHARE,
 )
 """What sits on a virtio bus, in the order in which buses are given out."""
+_DRIVES: Final = frozenset({Seat.DISK, Seat.IDE_PORT, Seat.SATA_PORT})
+"""Places of drives, of which there are more on the SCSI bus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def place(parts: Sequence[Part], *, platform: Platform, acpi: bool) -> tuple[tup
         taken[seat] += 1
         if found.port is not None:
             ports.append(_root_port(f"{part.id}-port", *found.port, why=part.why))
-        devices.append(jsonopt("device", {**part.body, **found.address}, why=part.why))
+        devices.append(jsonopt("device", {**part.body, **found.address}, why=part.why, reasons=part.reasons))
     return (*ports, *devices), tuple(problems)
 
 
@@ -127,11 +129,13 @@ def _root_port(port_id: str, slot: int, function: int, *, why: str) -> Option:
 
 def _no_place(part: Part, platform: Platform, *, taken: int, buses: int) -> Problem:
     if platform == "microvm" and _is_on_mmio(part):
-        return Problem(part.key, f"this microvm has {buses} virtio buses, and all are taken")
+        way_out = "machine = 'q35'" if buses == MMIO_BUSES else "acpi = true"
+        return Problem(part.key, f"this microvm has {buses} virtio buses, and all are taken", allowed=way_out)
     if platform == "microvm" and part.seat in {*_Q35_PORTS, *_PC_FIXED}:
         return Problem(part.key, f"a microvm has no PCI bus, and '{part.driver}' needs one", allowed="machine = 'q35'")
     if taken:
-        return Problem(part.key, f"{platform} has {taken} {part.seat}, and all are taken")
+        way_out = "bus = 'scsi'" if part.seat in _DRIVES and platform != "microvm" else "fewer of them"
+        return Problem(part.key, f"{platform} has {taken} {part.seat}, and all are taken", allowed=way_out)
     allowed = "bus = 'sata'" if part.seat is Seat.IDE_PORT else "machine = 'q35'"
     return Problem(part.key, f"{platform} has no {part.seat}, and '{part.driver}' needs one", allowed=allowed)
 

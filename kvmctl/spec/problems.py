@@ -5,8 +5,8 @@ May import pydantic; everything that is known of a place in a spec is read from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -37,34 +37,54 @@ _PLAIN: Final = {
 }
 
 
-def problems_of(error: ValidationError, root: type[BaseModel], *, spec: Mapping[str, Any]) -> list[Problem]:
-    """Everything that is wrong with `spec`, in its order."""
-    order: dict[int | str, int] = {key: place for place, key in enumerate(spec)}
-    items = sorted(error.errors(include_url=False), key=lambda item: order.get(item["loc"][0], 0) if item["loc"] else 0)
-    return [problem for item in items for problem in _problems(item, root, spec)]
+Steps: TypeAlias = tuple[int | str, ...]
+"""The way to a place in a spec, through its tables and lists."""
 
 
-def _problems(item: ErrorDetails, root: type[BaseModel], spec: Mapping[str, Any]) -> list[Problem]:
-    key, place, written = _locate(item["loc"], root, spec)
+class Fault(NamedTuple):
+    """A problem, and the `steps` to what is wrong: what has to go for the rest to be read."""
+
+    problem: Problem
+    steps: Steps
+    is_contradiction: bool
+
+
+def faults_of(error: ValidationError, root: type[BaseModel], *, spec: Mapping[str, Any]) -> list[Fault]:
+    """Everything that is wrong with `spec`."""
+    return [fault for item in error.errors(include_url=False) for fault in _faults(item, root, spec)]
+
+
+def _faults(item: ErrorDetails, root: type[BaseModel], spec: Mapping[str, Any]) -> Iterator[Fault]:
+    place = _locate(item["loc"], root, spec)
+    # What lacks a key can't be without it either.
+    steps = place.steps[:-1] if item["type"] == "missing" else place.steps
+    for problem in _problems(item, place):
+        yield Fault(problem, steps, is_contradiction=item["type"] == CONTRADICTORY)
+
+
+def _problems(item: ErrorDetails, place: _Place) -> list[Problem]:
+    key = place.key
     context = item.get("ctx", {})
     match item["type"]:
         case kind if kind == CONTRADICTORY:
             return [
-                problem._replace(key=_joined(key, problem.key) if isinstance(written, Mapping) else key)
+                problem._replace(key=joined(key, problem.key) if isinstance(place.written, Mapping) else key)
                 for problem in context["problems"]
             ]
         case kind if kind == REJECTED:
             return [Problem(key, context["message"], _quoted(item["input"]), context["allowed"])]
         case "extra_forbidden":
-            return [_unknown(key, item["loc"], place)]
+            return [_unknown(key, item["loc"], place.holder)]
         case "union_tag_invalid" | "union_tag_not_found":
-            return [_wrong_tag(key, item)]
+            return [_wrong_tag(key, item, place.kind)]
+        case "missing":
+            return [Problem(key, _PLAIN["missing"], allowed=_described(item["loc"][-1], place.holder))]
         case kind:
-            given = "" if kind == "missing" else _quoted(item["input"])
-            return [Problem(key, _PLAIN.get(kind, item["msg"]), given, _allowed(item))]
+            return [Problem(key, _PLAIN.get(kind, item["msg"]), _quoted(item["input"]), _allowed(item))]
 
 
-def _joined(key: str, rest: str) -> str:
+def joined(key: str, rest: str) -> str:
+    """The dotted key of `rest` in the table at `key`."""
     return f"{key}.{rest}" if key and rest else key or rest
 
 
@@ -102,36 +122,55 @@ def _allowed(item: ErrorDetails) -> str:
             return ""
 
 
+def _described(field: int | str, holder: Any) -> str:
+    """What belongs at a field of the table `holder`, as the manual has it."""
+    described = getattr(holder, "model_fields", {}).get(field)
+    text = (described.description or "").removesuffix(".") if isinstance(described, FieldInfo) else ""
+    return text[:1].lower() + text[1:]
+
+
 def _words(expected: str, given: Any) -> str:
     words = [word for word in expected.replace(" or ", ", ").split(", ") if word]
     return f"{did_you_mean(given, [word.strip(chr(39)) for word in words])}one of {', '.join(words)}"
 
 
-def _unknown(key: str, loc: Sequence[int | str], place: Any) -> Problem:
-    keys = sorted(place.model_fields) if isinstance(place, type) and issubclass(place, BaseModel) else []
+def _unknown(key: str, loc: Sequence[int | str], holder: Any) -> Problem:
+    keys = sorted(holder.model_fields) if isinstance(holder, type) and issubclass(holder, BaseModel) else []
     hint = did_you_mean(str(loc[-1]), keys)
     return Problem(key, "unknown key", allowed=hint.rstrip() or f"the keys here are {', '.join(keys)}")
 
 
-def _wrong_tag(key: str, item: ErrorDetails) -> Problem:
+def _wrong_tag(key: str, item: ErrorDetails, union: Any) -> Problem:
     context = item.get("ctx", {})
     tag = str(context["discriminator"]).strip("'")
     expected = context.get("expected_tags", "")
     if item["type"] == "union_tag_not_found":
-        return Problem(_joined(key, tag), "is missing")
+        tags = [repr(word) for choice in get_args(union) for word in get_args(choice.model_fields[tag].annotation)]
+        return Problem(joined(key, tag), _PLAIN["missing"], allowed=f"one of {', '.join(tags)}")
     return Problem(
-        _joined(key, tag), _PLAIN["union_tag_invalid"], _quoted(context["tag"]), _words(expected, context["tag"])
+        joined(key, tag), _PLAIN["union_tag_invalid"], _quoted(context["tag"]), _words(expected, context["tag"])
     )
 
 
-def _locate(loc: Sequence[int | str], root: type[BaseModel], spec: Any) -> tuple[str, Any, Any]:
-    """The dotted key of a place as pydantic gives it, the type of the table that holds its last step, and what the
-    spec has there.
+class _Place(NamedTuple):
+    """A place in a spec: its dotted key, the way to it, its type and that of the table that holds its last step, and
+    what the spec has there."""
+
+    key: str
+    steps: Steps
+    kind: Any
+    holder: Any
+    written: Any
+
+
+def _locate(loc: Sequence[int | str], root: type[BaseModel], spec: Any) -> _Place:
+    """The place that pydantic gives as `loc`.
 
     Pydantic's own steps (the tag that chose a table) are no keys of the spec and are left out, and so are those into a
     table that the spec writes as one plain value (``memory = "1GiB"``).
     """
     key, here, holder = "", root, root
+    steps: list[int | str] = []
     for step in loc:
         here, is_tag = _tagged(here, step)
         if is_tag:
@@ -139,9 +178,10 @@ def _locate(loc: Sequence[int | str], root: type[BaseModel], spec: Any) -> tuple
         holder = here
         here = _member(here, step)
         if isinstance(spec, Mapping | list):
-            key = f"{key}[{step}]" if isinstance(step, int) else _joined(key, str(step))
+            key = f"{key}[{step}]" if isinstance(step, int) else joined(key, str(step))
             spec = _item(spec, step)
-    return key, holder, spec
+            steps.append(step)
+    return _Place(key, tuple(steps), here, holder, spec)
 
 
 def _item(spec: Any, step: int | str) -> Any:

@@ -8,9 +8,15 @@ from difflib import get_close_matches
 
 def did_you_mean(given: object, words: Iterable[str]) -> str:
     """``did you mean 'x'? `` for the nearest of `words`, or nothing. Case and the kind of dash do not matter."""
+    near = find_nearest(str(given), words)
+    return f"did you mean '{near}'? " if near else ""
+
+
+def find_nearest(given: str, words: Iterable[str]) -> str | None:
+    """The one of `words` that was probably meant by `given`."""
     folded = {_fold(word): word for word in words}
-    near = get_close_matches(_fold(str(given)), folded, n=1, cutoff=0.55)
-    return f"did you mean '{folded[near[0]]}'? " if near else ""
+    near = get_close_matches(_fold(given), folded, n=1, cutoff=0.55)
+    return folded[near[0]] if near else None
 
 
 def _fold(word: str) -> str:

@@ -9,9 +9,12 @@ from typing import Any, Final, Self
 
 DEFAULT_SPEC: Final = "tiny"
 """The guest that ships with kvmctl: what there is without anything else."""
+PATIENCE: Final = 480.0
+"""Seconds for a machine to boot, to be waited for and to be frozen, unless somebody says otherwise: less than the ten
+minutes after which a CI ends a job that prints nothing, and what is known of the machine with it."""
 TEST_WORD: Final = "KVMCTL_TEST"
 """The environment variable that tells which test a process was started by."""
-_OWN: Final = frozenset({"spec", "until", "run", "hostname"})
+_OWN: Final = frozenset({"spec", "until", "run", "hostname", "patience"})
 """Keywords of the marker that are not keys of a spec."""
 
 
@@ -27,6 +30,8 @@ class Blueprint:
     """Shell commands for the guest, run before it is frozen."""
     hostname: str = ""
     """What the guest of each fork is called."""
+    patience: float | None = None
+    """Seconds that it may take to boot, to be waited for and to be frozen; None for those of ``--vm-patience``."""
     keys: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the spec that are to be others than in its file; of a table, those that are given."""
 

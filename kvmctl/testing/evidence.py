@@ -17,7 +17,6 @@ from kvmctl.plan.shell import readable
 from kvmctl.runtime import history, journal
 from kvmctl.runtime.events import ExitReason, derive
 from kvmctl.runtime.vm import Vm
-from kvmctl.testing.words import AsyncGuest
 
 _CONSOLE_LINES: Final = 40
 _JOURNAL_LINES: Final = 15
@@ -37,9 +36,8 @@ def verdict(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}" if isinstance(error, KvmctlError) else ""
 
 
-async def gather(guest: AsyncGuest, *, directory: str = "") -> Evidence:
+async def gather(vm: Vm, *, directory: str = "") -> Evidence:
     """What is known of the machine; kept under `directory`, where one is given. Never raises KvmctlError."""
-    vm = guest.vm
     sections = {
         "state": _state(vm),
         "verdict": _verdict(vm),
@@ -53,7 +51,7 @@ async def gather(guest: AsyncGuest, *, directory: str = "") -> Evidence:
         with suppress(KvmctlError, OSError):
             os.makedirs(place, exist_ok=True)
             sections["kept in"] = place
-            _keep(vm, place, sections["state"])
+            _keep(vm, place, {"state.txt": sections["state"], "verdict.txt": sections["verdict"]})
             await _picture(vm, place)
     return Evidence(vm.name, {title: text for title, text in sections.items() if text})
 
@@ -74,12 +72,14 @@ def _state(vm: Vm) -> str:
     return "ended"
 
 
-def _keep(vm: Vm, place: str, state: str) -> None:
+def _keep(vm: Vm, place: str, texts: Mapping[str, str]) -> None:
     for path in (vm.paths.console_log, vm.paths.journal, vm.paths.qemu_log, vm.paths.plan):
         if os.path.exists(path):
             shutil.copyfile(path, os.path.join(place, os.path.basename(path)))
-    with open(os.path.join(place, "state.txt"), "w", encoding="utf-8") as file:
-        file.write(f"{state}\n")
+    for name, text in texts.items():
+        if text:
+            with open(os.path.join(place, name), "w", encoding="utf-8") as file:
+                file.write(f"{text}\n")
 
 
 async def _picture(vm: Vm, place: str) -> None:

@@ -12,29 +12,32 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator
+import tomllib
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
 
 from kvmctl import files
-from kvmctl.errors import DeadlineExceeded, KvmctlError, TemplateDamaged, TemplateMisfit
+from kvmctl.errors import KvmctlError, TemplateDamaged, TemplateMisfit
+from kvmctl.plan import preset
 from kvmctl.plan.paths import Roots
-from kvmctl.runtime import store, template
+from kvmctl.runtime import specs, store, template
 from kvmctl.runtime.fork import Template
-from kvmctl.runtime.making import create_template
-from kvmctl.runtime.specs import find_spec, is_path
+from kvmctl.runtime.making import OnFailure, create_template
+from kvmctl.runtime.vm import Vm
 from kvmctl.spec.load import from_mapping, read_mapping
 from kvmctl.spec.machine import Machine
 from kvmctl.testing.ahead import Ahead
-from kvmctl.testing.blueprint import Blueprint, merged
+from kvmctl.testing.blueprint import PATIENCE, Blueprint, merged
+from kvmctl.testing.evidence import Evidence, gather
 from kvmctl.testing.loop import LoopThread
 
-_BOOT_SECONDS: Final = 600.0
-"""Seconds for a machine to boot and be frozen, its commands included."""
 _KEPT_SECONDS: Final = 14 * 24 * 3600.0
 """How long a template is kept that no run has used."""
 _PREFIX: Final = "pytest-"
+_WAY_IN: Final = "It has ended. To boot such a machine again and leave it running: pytest --vm-cold --vm-keep-failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,9 @@ class Settings:
     spec: str
     cold: bool = False
     keep_failed: bool = False
+    artifacts: str = ""
+    """The directory for what is known of machines that failed; empty where nothing is to be kept."""
+    patience: float = PATIENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,8 @@ class Order:
     until: str | None
     run: tuple[str, ...]
     hostname: str
+    patience: float
+    """Seconds to come to where it is frozen."""
 
     @property
     def template(self) -> str:
@@ -72,7 +80,8 @@ class Lab:
         self.settings = settings
         self.loop = LoopThread()
         self.ahead = Ahead()
-        self._templates: dict[str, asyncio.Future[Template]] = {}
+        self._templates: dict[tuple[str, float], asyncio.Future[Template]] = {}
+        self._failures: dict[tuple[str, float], Evidence] = {}
 
     def close(self) -> None:
         """End the loop; the machines of tests have been given back by now."""
@@ -80,27 +89,54 @@ class Lab:
         self.loop.close()
 
     def order(self, blueprint: Blueprint) -> Order:
-        """The blueprint with its spec read. Raises SpecError, NotFound, StateError."""
+        """The blueprint with its spec read. Raises SpecError, NotFound, StateError, KvmctlError."""
         reference = os.fspath(blueprint.spec or self.settings.spec)
-        if is_path(reference):
+        if specs.is_path(reference):
             reference = os.path.join(self.settings.root, reference)
-        path = find_spec(reference)
-        spec = merged(read_mapping(path), blueprint.keys)
-        source = f"{path} with what the test changes" if blueprint.keys else path
-        machine = from_mapping({"name": stem_of(path), **spec}, source=source, base=os.path.dirname(path))
-        return Order(machine, blueprint.until or None, blueprint.run, blueprint.hostname)
+        machine = _load(reference, changes=blueprint.keys)
+        patience = self.settings.patience if blueprint.patience is None else blueprint.patience
+        if not (isinstance(patience, int | float) and patience > 0):
+            raise KvmctlError(f"{patience!r} is no patience to have", hint="In seconds, more than 0: patience=60")
+        return Order(machine, blueprint.until or None, blueprint.run, blueprint.hostname, patience)
 
     async def template(self, order: Order) -> Template:
         """The template of `order`, made by whoever needs it first. What went wrong once is not tried again."""
-        name = order.template
-        if name not in self._templates:
-            self._templates[name] = asyncio.ensure_future(_make(name, order, store.find_roots()))
-        return await asyncio.shield(self._templates[name])
+        key = _key(order)
+        if key not in self._templates:
+            self._templates[key] = asyncio.ensure_future(self._make(order))
+        return await asyncio.shield(self._templates[key])
 
     def find_template(self, order: Order) -> Template | None:
         """The template of `order`, if it is made already."""
-        made = self._templates.get(order.template)
+        made = self._templates.get(_key(order))
         return made.result() if made is not None and made.done() and made.exception() is None else None
+
+    def find_failure(self, order: Order) -> Evidence | None:
+        """What was known of the machine that should have become the template of `order`, if there was one."""
+        return self._failures.get(_key(order))
+
+    async def _make(self, order: Order) -> Template:
+        async def note(vm: Vm) -> None:
+            found = await gather(vm, directory=self.settings.artifacts)
+            self._failures[_key(order)] = replace(found, sections={**found.sections, "how to get in": _WAY_IN})
+
+        roots = store.find_roots()
+        return await _make(order, roots, on_failure=note)
+
+
+def _key(order: Order) -> tuple[str, float]:
+    """What went wrong for want of patience is another matter with more of it."""
+    return order.template, order.patience
+
+
+def _load(reference: str, *, changes: Mapping[str, Any]) -> Machine:
+    """The machine of that name, or in that file, with other keys."""
+    spec = specs.find_spec(reference)
+    is_image = preset.find_image(spec) is not None
+    written = tomllib.loads(specs.read_text(spec)) if is_image else read_mapping(spec)
+    named = {"name": stem_of(spec), **merged(written, changes)}
+    source = f"{spec} with what the test changes" if changes else spec
+    return from_mapping(named, source=source, base="/" if is_image else os.path.dirname(spec))
 
 
 def stem_of(path: str) -> str:
@@ -108,22 +144,23 @@ def stem_of(path: str) -> str:
     return os.path.basename(path).rsplit(".", 1)[0]
 
 
-async def _make(name: str, order: Order, roots: Roots) -> Template:
+async def _make(order: Order, roots: Roots, *, on_failure: OnFailure) -> Template:
+    name = order.template
+    make = partial(
+        create_template,
+        name,
+        order.machine,
+        until=order.until,
+        run=order.run,
+        patience=order.patience,
+        on_failure=on_failure,
+        roots=roots,
+    )
     async with _alone(name, roots):
         try:
-            async with asyncio.timeout(_BOOT_SECONDS) as scope:
-                try:
-                    found = await create_template(name, order.machine, until=order.until, run=order.run, roots=roots)
-                except (TemplateMisfit, TemplateDamaged):
-                    found = await create_template(
-                        name, order.machine, until=order.until, run=order.run, roots=roots, refresh=True
-                    )
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            raise DeadlineExceeded(
-                f"{order.machine.name!r} was not ready to be frozen in {_BOOT_SECONDS:g} s"
-            ) from None
+            found = await make()
+        except (TemplateMisfit, TemplateDamaged):
+            found = await make(refresh=True)
     if found.is_new:
         _remove_old(roots)
     return found

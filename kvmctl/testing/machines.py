@@ -21,7 +21,7 @@ from kvmctl.runtime.attach import attach
 from kvmctl.runtime.fork import Template
 from kvmctl.runtime.prepare import prepare
 from kvmctl.runtime.vm import Vm
-from kvmctl.runtime.waiting import meet, parse_guest_condition
+from kvmctl.runtime.waiting import Sightings, meet, parse_guest_condition
 from kvmctl.testing.blueprint import Blueprint
 from kvmctl.testing.evidence import Evidence, gather
 from kvmctl.testing.facade import Guest
@@ -42,6 +42,8 @@ class Machines:
         self._nodeid = nodeid
         self._stack = AsyncExitStack()
         self._names: list[str] = []
+        self._failures: list[Evidence] = []
+        """What was known of machines that never became templates."""
         self._is_failed = False
         self.guests: list[AsyncGuest] = []
         self.kept: list[str] = []
@@ -63,7 +65,15 @@ class Machines:
         order = self._lab.order(source.changed(words))
         if self._lab.settings.cold:
             return await self._boot(order, name)
-        return await self._fork(await self._lab.template(order), name, hostname=order.hostname)
+        return await self._fork(await self._template(order), name, hostname=order.hostname)
+
+    async def _template(self, order: Order) -> Template:
+        try:
+            return await self._lab.template(order)
+        except KvmctlError:
+            failure = self._lab.find_failure(order)
+            self._failures += [failure] if failure is not None else []
+            raise
 
     def _check_usable(self, template: Template, words: dict[str, Any]) -> None:
         """Raises KvmctlError where a template that was made elsewhere would have to be another one."""
@@ -95,11 +105,17 @@ class Machines:
             guest = self._have(await self._stack.enter_async_context(starting.run_plan(plan, prepared.paths)))
         else:
             guest = self._have_detached(await starting.start_plan(plan, prepared.paths))
-        await meet(guest.vm, parse_guest_condition(order.until or "agent"))
-        if order.run:
-            await guest.succeed(*order.run)
-        await _name(guest, order.hostname)
+        await self._bring_up(guest, order)
         return guest
+
+    async def _bring_up(self, guest: AsyncGuest, order: Order) -> None:
+        """Wait for what would be waited for before it is frozen, and do what would be done then."""
+        until, seen = parse_guest_condition(order.until or "agent"), Sightings()
+        async with guest.vm.within(order.patience, f"bring it to where a test begins ({until})", seen=seen):
+            await meet(guest.vm, until, seen=seen)
+            if order.run:
+                await guest.succeed(*order.run, timeout=order.patience)
+            await _name(guest, order.hostname)
 
     def _have(self, vm: Vm) -> AsyncGuest:
         guest = AsyncGuest(vm)
@@ -156,7 +172,7 @@ class Machines:
         return self._lab.loop.run(self._gather(directory))
 
     async def _gather(self, directory: str) -> list[Evidence]:
-        return [await gather(guest, directory=directory) for guest in self.guests]
+        return [*self._failures, *[await gather(guest.vm, directory=directory) for guest in self.guests]]
 
     def left_behind(self) -> list[str]:
         """Files of machines that were given back."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from kvmctl.testing.blueprint import DEFAULT_SPEC, TEST_WORD, Blueprint
+from kvmctl.testing.blueprint import DEFAULT_SPEC, PATIENCE, TEST_WORD, Blueprint
 
 if TYPE_CHECKING:
     from kvmctl.runtime.fork import Template
@@ -39,16 +39,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--vm-cold", action="store_true", help="boot every machine instead of forking a frozen one")
     group.addoption("--vm-keep-failed", action="store_true", help="leave the machines of failed tests running")
     group.addoption("--vm-artifacts", metavar="DIR", help="keep what is known of the machines of failed tests there")
+    group.addoption(
+        "--vm-patience", metavar="SECONDS", help=f"give up on a machine that does not come up by then [{PATIENCE:g}]"
+    )
     parser.addini("vm_spec", "machine of the fixture vm, a name or a file that counts from the root directory")
     parser.addini("vm_artifacts", "directory for what is known of the machines of failed tests")
+    parser.addini("vm_patience", "seconds that a machine may take to boot, to be waited for and to be frozen")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """The marker."""
     config.addinivalue_line(
         "markers",
-        "vm(spec=…, until=…, run=[…], hostname=…, **keys): what the machine of the fixture vm is made from; "
-        "all other keywords are keys of its spec, as memory='1GiB'",
+        "vm(spec=…, until=…, run=[…], hostname=…, patience=…, **keys): what the machine of the fixture vm is made "
+        "from; all other keywords are keys of its spec, as memory='1GiB'",
     )
 
 
@@ -155,7 +159,18 @@ def _settings(config: pytest.Config) -> Any:
         spec=spec or config.getini("vm_spec") or DEFAULT_SPEC,
         cold=config.getoption("--vm-cold"),
         keep_failed=config.getoption("--vm-keep-failed"),
+        artifacts=_artifacts(config),
+        patience=_patience(config),
     )
+
+
+def _patience(config: pytest.Config) -> float:
+    text = config.getoption("--vm-patience") or config.getini("vm_patience") or str(PATIENCE)
+    try:
+        return float(text)
+    except ValueError:
+        message = f"--vm-patience, or vm_patience in the configuration: {text!r} is no number of seconds"
+        raise pytest.UsageError(message) from None
 
 
 def _artifacts(config: pytest.Config) -> str:

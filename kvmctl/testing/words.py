@@ -11,7 +11,7 @@ import asyncio
 import os
 import posixpath
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import update_wrapper
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -39,10 +39,14 @@ _T = TypeVar("_T")
 def _word(
     work: Callable[Concatenate[AsyncGuest, _P], Coroutine[Any, Any, _T]],
 ) -> Callable[Concatenate[AsyncGuest, _P], Coroutine[Any, Any, _T]]:
-    """`work` done on the loop that the machine lives on, from whichever loop it is asked for."""
+    """`work` done on the loop that the machine lives on, from whichever loop it is asked for; its errors judged."""
+
+    async def judged(self: AsyncGuest, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with self.vm.judged():
+            return await work(self, *args, **kwargs)
 
     async def hop(self: AsyncGuest, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await on_loop(self.loop, work(self, *args, **kwargs))
+        return await on_loop(self.loop, judged(self, *args, **kwargs))
 
     update_wrapper(hop, work)
     return hop
@@ -53,7 +57,7 @@ class AsyncGuest:
 
     Commands are the guest's shell's, run by its agent as root, or over ssh where it has no agent. Every word has
     `timeout` seconds, and raises DeadlineExceeded after them, AgentError where the agent fails, NotRunning where the
-    machine ends.
+    machine ends: each with a verdict.
     """
 
     def __init__(self, vm: Vm) -> None:
@@ -213,14 +217,11 @@ class AsyncGuest:
     async def reboot(self, *, timeout: float = PATIENCE) -> None:
         """Have the guest reboot, and wait until commands can be run again; without an agent, until it was reset."""
         async with self._within(timeout, "the guest to reboot"):
-            was_reset = self.vm.wait_for_event("RESET")
-            if self.vm.plan.guest.agent is None:
-                await self._press(["ctrl", "alt", "delete"])
-                await was_reset
-                return
-            await self.vm.agent().shut_down("reboot")
-            await was_reset
-            await Vm.wait_for_agent(self.vm)  # a fork takes it that its agent has answered long ago
+            has_agent = self.vm.plan.guest.agent is not None
+            async with self._resetting():
+                await (self.vm.agent().shut_down("reboot") if has_agent else self._press(["ctrl", "alt", "delete"]))
+            if has_agent:
+                await Vm.wait_for_agent(self.vm)  # a fork takes it that its agent has answered long ago
 
     @_word
     async def shutdown(self, *, timeout: float = PATIENCE) -> Exit:
@@ -247,16 +248,19 @@ class AsyncGuest:
         return _text(bytes(output))
 
     @asynccontextmanager
-    async def _within(self, seconds: float, what: str, said: _Said | None = None) -> AsyncIterator[None]:
+    async def _resetting(self) -> AsyncIterator[None]:
+        """What is done within has the machine reset, which is waited for at the end."""
+        was_reset = asyncio.ensure_future(self.vm.wait_for_event("RESET"))
+        await asyncio.sleep(0)  # it is on its way now: one that is cancelled before was never awaited, and says so
         try:
-            async with asyncio.timeout(seconds) as scope:
-                yield
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            detail = str(said) if said is not None else ""
-            message = f"waited {seconds:g} s for {what} in {self.name!r}"
-            raise DeadlineExceeded(message, detail=detail and f"last seen: {detail}") from None
+            yield
+            await was_reset
+        finally:
+            was_reset.cancel()
+            await asyncio.gather(was_reset, return_exceptions=True)
+
+    def _within(self, seconds: float, what: str, said: _Said | None = None) -> AbstractAsyncContextManager[None]:
+        return self.vm.within(seconds, f"wait for {what}", seen=said or "")
 
     async def _press(self, names: Sequence[str]) -> None:
         await self.vm.qmp("send-key", {"keys": [{"type": "qcode", "data": name} for name in names]})
@@ -285,7 +289,8 @@ class _Said:
         self._text = f"{self._text}{_text(data)}"[-_SAID_MAX:]
 
     def __str__(self) -> str:
-        return "\n".join(self._text.strip().splitlines()[-10:])
+        seen = "\n".join(self._text.strip().splitlines()[-10:])
+        return seen and f"last seen: {seen}"
 
 
 def _text(output: bytes) -> str:

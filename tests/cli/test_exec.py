@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from signal import SIGINT
 
 import pytest
 
@@ -78,4 +79,17 @@ def test_run_with_a_command_boots_runs_and_leaves_nothing(kvmctl: Kvmctl) -> Non
 
 def test_run_with_a_command_gives_up_in_time(kvmctl: Kvmctl) -> None:
     assert kvmctl("run", SPEC, "--timeout", "0.5", "--", "true").returncode == 124
+    assert kvmctl.ok("list", "--all", "--quiet") == ""
+
+
+def test_the_second_signal_ends_what_run_runs(kvmctl: Kvmctl) -> None:
+    stubborn = "trap 'echo no' INT; echo up; while :; do sleep 0.1; done"
+    with kvmctl.popen("run", SPEC, "--", "sh", "-c", stubborn) as running:
+        assert running.stdout is not None
+        for said in ("up\n", "no\n"):
+            assert running.stdout.readline() == said
+            running.send_signal(SIGINT)
+        _, talk = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 128 + SIGINT
+    assert "Traceback" not in talk
     assert kvmctl.ok("list", "--all", "--quiet") == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import shutil
@@ -234,9 +235,31 @@ def test_an_image_is_a_machine_by_its_name_and_its_disk_is_kept(kvmctl: Kvmctl) 
 
 
 @pytest.mark.qemu
+def test_an_image_is_shown_as_such_beside_a_machine_that_has_its_name(kvmctl: Kvmctl) -> None:
+    kvmctl.ok("image", "import", "disk.raw")
+    told = kvmctl.ok("show", "image:disk", "--guest")
+    assert '"local-hostname": "disk"' in told
+    assert kvmctl.ok("show", "disk", "--guest") == told
+    (kvmctl.directory / "disk.toml").write_text("[guest]\nhostname = 'other'\n")
+    kvmctl.ok("define", "disk.toml")
+    kvmctl.ok("start", "disk")
+    assert '"local-hostname": "other"' in kvmctl.ok("show", "disk", "--guest")
+    assert '"local-hostname": "disk"' in kvmctl.ok("show", "image:disk", "--guest")
+    another = kvmctl("show", "image:disk")
+    assert another.returncode == 4
+    assert "hint: Start it: kvmctl start image:disk" in another.stderr
+    kvmctl.ok("kill", "disk")
+    kvmctl.ok("rm", "disk", "--yes")
+    kvmctl.ok("start", "image:disk")
+    assert kvmctl.ok("show", "image:disk", "--json") == kvmctl.ok("show", "disk", "--json")
+    kvmctl.ok("kill", "disk")
+
+
+@pytest.mark.qemu
 def test_run_pulls_an_image_that_is_missing_and_leaves_nothing_but_it(publisher: Publisher, kvmctl: Kvmctl) -> None:
     shown, talk = run_and_switch_off(kvmctl)
     assert "boots=1" in shown
+    assert "web runs; Ctrl-] ends it, and kvmctl ssh web logs in beside\n" in talk
     assert "acme is not in the store yet" in talk
     assert "acme: pulled" in talk
     assert images(kvmctl) == ["acme"]
@@ -260,7 +283,20 @@ def test_a_machine_is_created_of_an_image_and_starts_at_once(publisher: Publishe
     again = kvmctl.modules("start", "web")
     kvmctl.ok("kill", "web")
     assert not again & {"kvmctl.image.store", "kvmctl.image.pull", "kvmctl.cli.pulling"}
-    assert not again & {"hashlib", "http.client", "ssl", "tomllib"}
+    assert not again & {"http.client", "ssl"}
+
+
+@pytest.mark.qemu
+def test_one_can_log_in_to_a_machine_that_is_created_of_an_image(kvmctl: Kvmctl) -> None:
+    kvmctl.ok("image", "import", "disk.raw")
+    kvmctl.ok("create", "web", "--image", "disk", "--start")
+    plan = json.loads(kvmctl.ok("show", "web", "--json"))["plan"]
+    assert plan["guest"]["user"] == getpass.getuser()
+    assert [disk["id"] for disk in plan["disks"]] == ["disk0", "seed"]
+    assert (kvmctl.directory / "state/machines/web/ssh/id_ed25519").exists()
+    kvmctl.ok("kill", "web")
+    kvmctl.ok("create", "other", "--disk", "1GiB")
+    assert "guest" not in (kvmctl.directory / "config/machines/other.toml").read_text()
 
 
 @pytest.mark.qemu

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sshguest import SERVE, WITH_SERVER, SshGuest
+from sshguest import SERVE, TOLD, WITH_SERVER, SshGuest
 
 from .conftest import PATIENCE, Done, Kvmctl, command_line_of
-from .ssh_machines import BOOT, start
+from .ssh_machines import BOOT, USER_NETWORK, start
 
 pytestmark = [
     pytest.mark.linux,
@@ -156,6 +156,14 @@ def test_exec_goes_through_ssh_where_there_is_no_agent_and_says_so(web: Kvmctl) 
     assert "has no channel to a guest agent" in done.stderr
 
 
+def test_cp_without_an_agent_names_scp(web: Kvmctl) -> None:
+    for words in (("README", "web:/root/"), ("web:/etc/hostname", ".")):
+        done = web("cp", *words)
+        assert done.returncode == 12
+        scp = "kvmctl ssh-config web >web.ssh && scp -r -F web.ssh SRC kvmctl-web:DST"
+        assert hint(done) == f"hint: Without an agent it goes over ssh: {scp}"
+
+
 def test_exec_through_ssh_has_the_exit_codes_of_exec_through_the_agent(web: Kvmctl) -> None:
     assert web("exec", "web", "--", "no-such-command").returncode == 127
     assert web("exec", "web", "--", "/etc/hostname").returncode == 126
@@ -175,6 +183,59 @@ def test_a_command_through_ssh_whose_time_is_up_is_ended_in_the_guest(web: Kvmct
     done = web("exec", "web", "--timeout", "8", "--", "sh", "-c", "sleep 4321 & sleep 1234")
     assert done.returncode == 124
     assert web.ok("exec", "web", "--", "sh", "-c", "ps | grep -c '[s]leep [14][23]' || true") == "0\n"
+
+
+def test_run_with_a_command_goes_through_ssh_where_there_is_no_agent(kvmctl: Kvmctl, guest: SshGuest) -> None:
+    told = f'{USER_NETWORK}[guest]\n[[guest.users]]\nname = "root"\n'
+    (kvmctl.directory / "told.toml").write_text(guest.spec(cmdline=TOLD, tables=told, keys="agent = false"))
+    done = kvmctl("run", "./told.toml", "--name", "told", "--timeout", BOOT, "--", "sh", "-c", "echo out; exit 3")
+    assert (done.stdout, done.returncode) == ("out\n", 3), done.stderr
+    assert done.stderr.splitlines()[-1] == "told: through ssh, since no guest agent has spoken"
+    assert kvmctl.ok("list", "--all", "--quiet") == ""
+
+
+def test_run_says_what_it_saw_of_a_guest_that_lets_nobody_in(kvmctl: Kvmctl, guest: SshGuest) -> None:
+    (kvmctl.directory / "mute.toml").write_text(guest.spec(tables=USER_NETWORK, keys="agent = false"))
+    done = kvmctl("run", "./mute.toml", "--timeout", "8", "--", "true")
+    assert done.returncode == 124
+    assert "gave up after 8 s: run 'true'\n" in done.stderr
+    assert "\nssh: 127.0.0.1:" in done.stderr
+    (kvmctl.directory / "alone.toml").write_text(guest.spec(keys="agent = false"))
+    done = kvmctl("run", "./alone.toml", "--", "true")
+    assert done.returncode == 125
+    assert "has no network by which this host could get to it" in done.stderr
+
+
+# -- what a killed freezer left --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def iced(kvmctl: Kvmctl, guest: SshGuest) -> Iterator[Kvmctl]:
+    """A command line whose machine ``iced`` has an agent, a server and a disk at /mnt."""
+    disk = f"[[disks]]\nsize = '16MiB'\n{USER_NETWORK}"
+    start(kvmctl, guest, "iced", cmdline=WITH_SERVER, tables=disk)
+    kvmctl.ok("wait", "iced", "--for", "agent", "--for", "ssh", "--timeout", BOOT)
+    kvmctl.ok("exec", "iced", "--", "sh", "-c", "mke2fs /dev/vda >/dev/null && mount /dev/vda /mnt")
+    yield kvmctl
+    kvmctl("kill", "iced")
+
+
+def test_who_comes_by_ssh_finds_nothing_frozen_by_one_who_was_killed(iced: Kvmctl) -> None:
+    write = "echo x >/mnt/x && sync && cat /mnt/x"
+    for words in (("ssh", "iced", write), ("exec", "--via", "ssh", "iced", "--", "sh", "-c", write)):
+        kill_a_freezer(iced)
+        assert iced.ok(*words) == "x\n"
+    kill_a_freezer(iced)
+    iced.ok("wait", "iced", "--for", "ssh")
+    assert list((iced.directory / "runtime/iced").rglob("frozen.json")) == []
+
+
+def kill_a_freezer(kvmctl: Kvmctl) -> None:
+    with kvmctl.popen("freeze", "iced") as freezing:
+        assert freezing.stderr is not None
+        assert "1 file system frozen" in freezing.stderr.readline()
+        freezing.kill()
+    assert len(list((kvmctl.directory / "runtime/iced").rglob("frozen.json"))) == 1
 
 
 # -- other ways in ---------------------------------------------------------------------------------------------------

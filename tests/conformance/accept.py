@@ -35,6 +35,7 @@ from kvmctl.plan.model import CreateOverlay, Plan, Tap  # noqa: E402
 from kvmctl.plan.paths import ImagePaths, Roots  # noqa: E402
 from kvmctl.plan.share import InputDirectory  # noqa: E402
 from kvmctl.runtime import steps  # noqa: E402
+from kvmctl.runtime.made import Made, unmake  # noqa: E402
 from kvmctl.runtime.prepare import look_at_host  # noqa: E402
 from kvmctl.spec.load import parse  # noqa: E402
 
@@ -59,11 +60,13 @@ def main() -> None:
         return
     os.environ |= SECRETS
     make_network(plan)
-    files.make_private_dir(str(directory / "runtime" / plan.name))
+    paths = roots_in(directory).machine(plan.name)
+    files.make_private_dir(paths.run)
     with ExitStack() as undo:
+        undo.callback(unmake, paths, was_held=True)
         make_inputs(plan)
         make_images(plan)
-        steps.carry_out(plan, undo)
+        steps.carry_out(plan, Made(paths))
         with running(plan) as qemu:
             status = qemu.command("query-status")["status"]
             for step in plan.before_run:
@@ -80,10 +83,15 @@ class HostLacks(Exception):
     """What keeps a right spec from running on this host."""
 
 
+def roots_in(directory: Path) -> Roots:
+    """The directories of a user who has everything in `directory`."""
+    return Roots(*(str(directory / kind) for kind in ("config", "state", "runtime", "cache")))
+
+
 def plan_in(spec: Path, directory: Path) -> Plan:
     """The plan of `spec` as if it lay in `directory`, for this QEMU: on a host that has everything it must exist."""
     machine = parse(spec.read_text(), source=str(spec), base=str(directory))
-    roots = Roots(*(str(directory / kind) for kind in ("config", "state", "runtime", "cache")))
+    roots = roots_in(directory)
     paths = roots.machine(machine.name)
     qemu = qemu_facts(find_qemu(machine.qemu, env=os.environ), cache=None, env=os.environ)
     compile_plan(machine, host=HOST, qemu=replace(qemu, firmwares=FIRMWARES), paths=paths)

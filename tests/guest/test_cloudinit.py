@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -42,13 +44,25 @@ def test_users_have_their_keys_and_ours() -> None:
         "gecos": "Bob 100%",
         "groups": ["adm", "wheel"],
         "sudo": "ALL=(ALL) NOPASSWD:ALL",
-        "shell": "/bin/bash",
         "lock_passwd": False,
         "hashed_passwd": HASH,
         "ssh_authorized_keys": [OURS, KEY],
     }
     assert root == {"name": "root", "lock_passwd": False, "ssh_authorized_keys": [OURS, KEY]}
     assert read("user-data")["disable_root"] is False
+
+
+def test_a_user_has_the_shell_that_is_named_and_no_other() -> None:
+    zsh, own = read("user-data", users=(GuestUser("bob", (), shell="/bin/zsh"), GuestUser("eve", ())))["users"]
+    assert zsh["shell"] == "/bin/zsh"
+    assert "shell" not in own
+
+
+def test_where_there_is_doas_it_is_told_too() -> None:
+    users = (GuestUser("bob", (), sudo=True, become="doas"), GuestUser("eve", (), become="doas"))
+    bob, eve = read("user-data", users=users)["users"]
+    assert (bob["sudo"], bob["doas"]) == ("ALL=(ALL) NOPASSWD:ALL", ["permit nopass bob"])
+    assert not {"sudo", "doas"} & {*eve}
 
 
 def test_a_user_without_a_password_has_none_that_could_be_guessed() -> None:
@@ -121,6 +135,31 @@ def test_shares_are_mounted_at_every_boot() -> None:
     )
 
 
+def test_consoles_log_in_by_themselves_at_every_boot_if_that_is_asked_for(tmp_path: Path) -> None:
+    *_, command = read("user-data", autologin="bob")["bootcmd"]
+    there = tmp_path / "run/systemd/system"
+    there.mkdir(parents=True)
+    (tmp_path / "systemctl").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "systemctl").chmod(0o755)
+    script = command[2].replace("/run/", f"{tmp_path}/run/")
+    told = subprocess.run(
+        [*command[:2], script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, check=True
+    )
+    assert told.stdout == b"daemon-reload\n--no-block try-restart serial-getty@*.service\n"
+    drop_in = (there / "serial-getty@.service.d/kvmctl.conf").read_text()
+    assert drop_in.splitlines() == [
+        "[Service]",
+        "ExecStart=",
+        "ExecStart=-/sbin/agetty --autologin bob --keep-baud 115200,57600,38400,9600 %I $TERM",
+    ]
+
+
+def test_a_guest_without_systemd_is_not_bothered_with_consoles() -> None:
+    *_, command = read("user-data", autologin="bob")["bootcmd"]
+    script = command[2].replace("/run/systemd/system", "/nowhere")
+    assert subprocess.run([*command[:2], script], capture_output=True, check=True).stderr == b""
+
+
 def test_files_of_ones_own_are_given_byte_by_byte() -> None:
     user, network, vendor = (Source("file", f"/{name}", name) for name in ("user", "network", "vendor"))
     told = given()
@@ -135,13 +174,16 @@ def test_files_of_ones_own_are_given_byte_by_byte() -> None:
     assert yaml.safe_load(files["meta-data"])["public-keys"] == [OURS, KEY]
 
 
-def test_with_user_data_of_ones_own_the_host_key_and_shares_are_the_vendors() -> None:
+def test_with_user_data_of_ones_own_the_host_key_shares_and_consoles_are_the_vendors() -> None:
     user = Source("file", "/user", "user")
     told = given()
     contents = type(told)({**told.contents, user: b"#!/bin/sh\n"}, OURS, told.host_key, OURS)
-    vendor = yaml.safe_load(seed_files(recipe(users=(), user_data=user), contents)["vendor-data"])
+    raw = recipe(users=(), user_data=user, autologin="debian")
+    vendor = yaml.safe_load(seed_files(raw, contents)["vendor-data"])
     assert vendor["ssh_keys"]["ed25519_private"] == told.host_key
-    assert len(vendor["bootcmd"]) == 1
+    mount, console = vendor["bootcmd"]
+    assert "mount -t virtiofs" in mount[2]
+    assert "--autologin debian" in console[2]
 
 
 @settings(deadline=None)

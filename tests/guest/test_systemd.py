@@ -29,7 +29,7 @@ def test_there_are_as_many_credentials_as_the_plan_says() -> None:
 
 def test_users_are_made_with_ids_of_people_and_their_groups() -> None:
     assert told("sysusers.extra").splitlines() == [
-        'u bob 1000 "Bob 100%%" /home/bob "/bin/bash"',
+        'u bob 1000 "Bob 100%%" /home/bob "/bin/sh"',
         "m bob adm",
         "m bob wheel",
     ]
@@ -67,6 +67,22 @@ def test_units_are_put_where_systemd_looks_by_way_of_dev() -> None:
         "Address=10.0.0.2/24\\nAddress=fd00::2/64\\nGateway=10.0.0.1\\nGateway=fd00::1\\nDNS=10.0.0.3\\n"
         "Domains=example.org\\n"
     )
+
+
+def test_consoles_log_in_by_themselves_if_that_is_asked_for() -> None:
+    lines = told("tmpfiles.extra", autologin="bob").splitlines()
+    drop_in, reload = (
+        line for line in lines if line.startswith('f+ "/dev/.kvmctl/systemd/system/') and "login" in line
+    )
+    assert drop_in == (
+        'f+ "/dev/.kvmctl/systemd/system/serial-getty@.service.d/kvmctl.conf" 0644 root root - '
+        "[Service]\\nExecStart=\\n"
+        "ExecStart=-/sbin/agetty --autologin bob --keep-baud 115200,57600,38400,9600 %%I $TERM\\n"
+    )
+    assert "Before=systemd-user-sessions.service\\n" in reload
+    (rule,) = [line for line in lines if "rules.d" in line]
+    assert rule.endswith('ENV{SYSTEMD_WANTS}+="kvmctl-first-boot.service kvmctl-autologin.service"\\n')
+    assert "kvmctl-autologin" not in told("tmpfiles.extra")
 
 
 def test_percent_signs_and_backslashes_are_no_specifiers() -> None:

@@ -60,7 +60,16 @@ def test_a_user_adds_releases_and_families_and_overrides_keys(roots: Roots) -> N
     assert found["debian-14"].url == BUILTIN["debian-13"].url.replace("trixie", "forky").replace("-13-", "-14-")
     assert found["debian-12"].mirrors == ("http://mirror.example/bookworm/debian-12.qcow2",)
     assert (found["acme"].format, found["acme"].checksums, found["acme"].user) == ("raw", None, None)
+    assert (found["acme"].shell, found["acme"].become) == (None, "sudo")
     assert set(found) == {*BUILTIN, "debian-14", "acme"}
+
+
+@pytest.mark.parametrize(
+    ("name", "shell", "become"),
+    [("debian-12", "/bin/bash", "sudo"), ("alpine-3.22", None, "doas"), ("freebsd-14.4", None, "doas")],
+)
+def test_it_is_known_what_shell_people_have_and_how_they_become_root(name: str, shell: str | None, become: str) -> None:
+    assert (BUILTIN[name].shell, BUILTIN[name].become) == (shell, become)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +86,8 @@ def test_a_user_adds_releases_and_families_and_overrides_keys(roots: Roots) -> N
         ("[acme]\nreleases = [1]", "acme.releases: must be a table of tables"),
         ('[acme]\nurl = "http://x/a"\ndigest = "12"', "acme.digest: is no checksum: '12'"),
         ('[acme]\nurl = "http://x/a"\nchecksums = "S"\nformat = "vdi"', "acme.format: must be 'qcow2' or 'raw'"),
+        ('[acme]\nurl = "http://x/a"\nchecksums = "S"\nshell = "sh"', "acme.shell: must be the path of a program in"),
+        ('[acme]\nurl = "http://x/a"\nchecksums = "S"\nbecome = "su"', "acme.become: must be 'sudo' or 'doas'"),
         ('[acme]\nurl = "http://x/a"\nchecksums = "S"\narch = "arm"', "acme.arch: must be 'x86_64'"),
         ('[acme]\nurl = "http://x/a"\nchecksums = "S"\nmirrors = "m"', "acme.mirrors: must be a list of addresses"),
         ('["a b"]\nurl = "http://x/a"\nchecksums = "S"', "a b: 'a b' can't be the name of an image"),

@@ -343,3 +343,16 @@ def test_a_machine_of_an_image_is_told_what_to_be_in_the_way_that_the_image_take
     Store(ImagePaths(roots.images)).add_file(str(raw), name="acme", image_format="raw", origin=origin)
     plan = kvmctl.prepare("acme", roots=roots).plan
     assert [step.first_boot.way for step in plan.steps if isinstance(step, TellGuest)] == [way]
+
+
+@pytest.mark.qemu
+def test_what_is_known_of_an_image_decides_what_its_guest_is_told(roots: Roots, raw: Path) -> None:
+    origin = Origin("here", user="me", shell="/bin/ash", become="doas")
+    Store(ImagePaths(roots.images)).add_file(str(raw), name="acme", image_format="raw", origin=origin)
+    disk = '[[disks]]\nimage = "acme"\n'
+    bob = kvmctl.parse(f'{disk}[[guest.users]]\nname = "bob"', source="/web.toml", base="/")
+    (step,) = [step for step in kvmctl.prepare(bob, roots=roots).plan.steps if isinstance(step, TellGuest)]
+    (user,) = step.first_boot.users
+    assert (user.shell, user.become) == ("/bin/ash", "doas")
+    raw_data = kvmctl.parse(f'{disk}[guest]\nuser_data = "x"', source="/web.toml", base="/")
+    assert kvmctl.prepare(raw_data, roots=roots).plan.guest.user == "me"

@@ -53,8 +53,8 @@ def test_descriptors_are_shown_by_name_and_every_option_has_its_reason() -> None
     socket = keyval("chardev", "socket", id="c", fd=Fd("qmp"), why="default: x")
     tap = jsonopt("netdev", {"type": "tap", "id": "n", "fds": Fds(("a", "b"))}, why="networks[0]")
     assert readable(plan(socket, tap)) == [
-        (["-chardev", "socket,id=c,fd=<qmp>"], "default: x"),
-        (["-netdev", '{"type":"tap","id":"n","fds":"<a>:<b>"}'], "networks[0]"),
+        (["-chardev", "socket,id=c,fd=<qmp>"], ["default: x"]),
+        (["-netdev", '{"type":"tap","id":"n","fds":"<a>:<b>"}'], ["networks[0]"]),
     ]
 
 

@@ -208,9 +208,12 @@ def test_a_failed_test_tells_of_its_machines_and_keeps_that(pytester: pytest.Pyt
     result.stdout.fnmatch_lines(
         [
             "*vm: verdict*",
-            "DeadlineExceeded: waited 0.2 s for 'never' on the console in 'test-it-*",
+            "DeadlineExceeded: machine 'test-it-*': gave up after 0.2 s: wait for 'never' on the console",
+            "verdict: unknown: *",
             "*vm test-it-*: state*",
             "running, process *",
+            "*vm test-it-*: verdict*",
+            "unknown: nothing that is known to go wrong*",
             "*vm test-it-*: console, its end*",
             "*uptime=*",
             "*vm test-it-*: journal, its end*",
@@ -222,10 +225,11 @@ def test_a_failed_test_tells_of_its_machines_and_keeps_that(pytester: pytest.Pyt
     )
     (place,) = (pytester.path / "kept").glob("*/test-it-*")
     assert {path.name for path in place.iterdir()} == {
-        "console.log", "journal.jsonl", "plan.json", "qemu.log", "screenshot.png", "state.txt",
+        "console.log", "journal.jsonl", "plan.json", "qemu.log", "screenshot.png", "state.txt", "verdict.txt",
     }  # fmt: skip
     assert (place / "screenshot.png").read_bytes().startswith(b"\x89PNG")
     assert "uptime=" in (place / "console.log").read_text()
+    assert (place / "verdict.txt").read_text().startswith("unknown: ")
 
 
 def test_a_machine_that_ended_is_said_to_have_and_how(pytester: pytest.Pytester, run: Run) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import kvmctl
-from kvmctl import ExitReason, MachinePaths, Roots, Rung, State
+from kvmctl import ExitReason, MachinePaths, Roots, Rung, State, find_verdict
 from kvmctl.runtime.sockets import connect_unix
 
 from .conftest import tiny
@@ -126,6 +126,15 @@ async def test_a_killed_qemu_is_known_to_have_been(paths: MachinePaths) -> None:
     assert machine.exit.reason is ExitReason.KILLED
     with pytest.raises(kvmctl.NotRunning, match="'web' is not running"):
         kvmctl.attach("web")
+
+
+async def test_a_qemu_that_nobody_saw_crash_is_not_said_to_have_been_killed(paths: MachinePaths) -> None:
+    async with kvmctl.attach("web") as vm:
+        os.kill(vm.pid, signal.SIGSEGV)
+        end = await vm.wait()
+    assert (end.words, end.status) == ("killed or crashed", None)
+    assert "killed or crashed" in end.detail
+    assert find_verdict("web").summary == "QEMU was killed or crashed, and it was not kvmctl"
 
 
 async def test_a_machine_starts_again_after_its_qemu_was_killed(paths: MachinePaths) -> None:

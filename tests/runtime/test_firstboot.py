@@ -7,7 +7,8 @@ import os
 import stat
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import pytest
 
 import kvmctl
 from kvmctl.plan.guest import FirstBoot, GuestFile, GuestUser, MakeKeys, Source, TellGuest
+from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime.firstboot import check_guest, shown, tell_guest
+from kvmctl.runtime.made import Made, keep, unmake
 from kvmctl.runtime.sshkeys import load_keys, make_keys
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGtDDLIXxnAgmyhMF3YXbS3PcyVBYCmwJo4a+HVDUz3c me@here"
@@ -31,13 +34,26 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def paths_in(directory: Path) -> MachinePaths:
+    return MachinePaths("web", str(directory / "run"), str(directory / "state"))
+
+
+@contextmanager
+def starting(directory: Path) -> Iterator[Made]:
+    """The record of a start that fails in the end, unless what it made is kept."""
+    paths = paths_in(directory)
+    os.makedirs(paths.run, exist_ok=True)
+    yield Made(paths)
+    unmake(paths, was_held=True)
+
+
 @pytest.fixture
 def step(tmp_path: Path, home: Path) -> TellGuest:
     recipe = FirstBoot("nocloud", "one", "web", users=(GuestUser("bob", (OWN,)),))
     directory = str(tmp_path / "state" / "ssh")
-    with ExitStack() as undo:
-        make_keys(MakeKeys(directory, "kvmctl-web", "guest"), undo)
-        undo.pop_all()
+    with starting(tmp_path) as made:
+        make_keys(MakeKeys(directory, "kvmctl-web", "guest"), made)
+        keep(paths_in(tmp_path))
     return TellGuest(recipe, str(tmp_path / "state/guest"), directory, str(tmp_path / "web.toml"), "guest")
 
 
@@ -46,9 +62,10 @@ def saying(step: TellGuest, **changes: Any) -> TellGuest:
 
 
 def tell(step: TellGuest) -> None:
-    with ExitStack() as undo:
-        tell_guest(step, undo)
-        undo.pop_all()
+    home = Path(step.directory).parent.parent
+    with starting(home) as made:
+        tell_guest(step, made)
+        keep(paths_in(home))
 
 
 def with_password(step: TellGuest, source: Source, *, is_hash: bool = True) -> TellGuest:
@@ -77,10 +94,10 @@ def modes(directory: str) -> set[int]:
     return {stat.S_IMODE(os.stat(os.path.join(directory, name)).st_mode) for name in os.listdir(directory)}
 
 
-def test_keys_are_made_once_and_are_nobody_elses(step: TellGuest) -> None:
+def test_keys_are_made_once_and_are_nobody_elses(step: TellGuest, tmp_path: Path) -> None:
     before = load_keys(step.ssh)
-    with ExitStack() as undo:
-        make_keys(MakeKeys(step.ssh, "kvmctl-web", "guest"), undo)
+    with starting(tmp_path) as made:
+        make_keys(MakeKeys(step.ssh, "kvmctl-web", "guest"), made)
     assert load_keys(step.ssh) == before, "undoing a start that made no keys took them away"
     assert modes(step.ssh) == {0o600}
     assert stat.S_IMODE(os.stat(step.ssh).st_mode) == 0o700
@@ -96,34 +113,34 @@ def test_the_guests_key_is_known_before_it_boots(step: TellGuest) -> None:
     assert keys.host_public.split()[1] in found.stdout
 
 
-def test_a_public_key_that_was_lost_comes_back(step: TellGuest) -> None:
+def test_a_public_key_that_was_lost_comes_back(step: TellGuest, tmp_path: Path) -> None:
     before = load_keys(step.ssh)
     os.unlink(f"{step.ssh}/host_ed25519.pub")
-    with ExitStack() as undo:
-        make_keys(MakeKeys(step.ssh, "kvmctl-web", "guest"), undo)
+    with starting(tmp_path) as made:
+        make_keys(MakeKeys(step.ssh, "kvmctl-web", "guest"), made)
     assert load_keys(step.ssh).host_public.split()[:2] == before.host_public.split()[:2]
 
 
-def test_what_a_killed_start_left_of_keys_is_cleared_away(step: TellGuest) -> None:
+def test_what_a_killed_start_left_of_keys_is_cleared_away(step: TellGuest, tmp_path: Path) -> None:
     for name in ("id_ed25519.77.part", "id_ed25519.77.part.pub"):
         Path(step.ssh, name).write_text("half")
-    with ExitStack() as undo:
-        make_keys(MakeKeys(step.ssh, "kvmctl-web", "guest"), undo)
+    with starting(tmp_path) as made:
+        make_keys(MakeKeys(step.ssh, "kvmctl-web", "guest"), made)
     assert not [name for name in os.listdir(step.ssh) if "part" in name]
 
 
 def test_keys_made_for_a_start_that_failed_go_with_it(tmp_path: Path) -> None:
     directory = tmp_path / "some/ssh"
-    with ExitStack() as undo:
-        make_keys(MakeKeys(str(directory), "kvmctl-web", "guest"), undo)
+    with starting(tmp_path) as made:
+        make_keys(MakeKeys(str(directory), "kvmctl-web", "guest"), made)
         assert directory.exists()
     assert not (tmp_path / "some").exists()
 
 
 def test_without_ssh_keygen_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with ExitStack() as undo, pytest.raises(kvmctl.HostError, match="ssh-keygen was not found") as caught:
-        make_keys(MakeKeys(str(tmp_path / "ssh"), "kvmctl-web", "guest"), undo)
+    with starting(tmp_path) as made, pytest.raises(kvmctl.HostError, match="ssh-keygen was not found") as caught:
+        make_keys(MakeKeys(str(tmp_path / "ssh"), "kvmctl-web", "guest"), made)
     assert "openssh-client" in caught.value.hint
     assert not (tmp_path / "ssh").exists()
 
@@ -163,17 +180,17 @@ def test_a_seed_that_was_lost_is_made_again(step: TellGuest) -> None:
     assert os.path.exists(f"{step.directory}/seed.iso")
 
 
-def test_what_was_made_for_a_start_that_failed_goes_with_it(step: TellGuest) -> None:
-    with ExitStack() as undo:
-        tell_guest(step, undo)
+def test_what_was_made_for_a_start_that_failed_goes_with_it(step: TellGuest, tmp_path: Path) -> None:
+    with starting(tmp_path) as made:
+        tell_guest(step, made)
         assert os.path.exists(f"{step.directory}/seed.iso")
     assert not os.path.exists(step.directory)
 
 
-def test_a_later_start_that_fails_leaves_what_the_guest_was_told(step: TellGuest) -> None:
+def test_a_later_start_that_fails_leaves_what_the_guest_was_told(step: TellGuest, tmp_path: Path) -> None:
     tell(step)
-    with ExitStack() as undo:
-        tell_guest(saying(step, run=(("true",),)), undo)
+    with starting(tmp_path) as made:
+        tell_guest(saying(step, run=(("true",),)), made)
     assert os.path.exists(f"{step.directory}/seed.iso")
 
 
@@ -319,9 +336,10 @@ def test_a_directory_that_cannot_be_written_is_said(step: TellGuest) -> None:
 
 KILLED_AT_EVERY_STEP = """
 import os, shutil, sys
-from contextlib import ExitStack
 from itertools import count
 from kvmctl.plan.guest import FirstBoot, GuestUser, MakeKeys, Source, TellGuest
+from kvmctl.plan.paths import MachinePaths
+from kvmctl.runtime.made import Made, keep
 from kvmctl.runtime import cloudconfig, firstboot, sshkeys
 from kvmctl.image import seed
 
@@ -333,10 +351,11 @@ def tell(step):
     if step:
         seen = count(1)
         sys.addaudithook(lambda event, args: os.kill(os.getpid(), 9) if next(seen) == step else None)
-    with ExitStack() as undo:
-        sshkeys.make_keys(MakeKeys(ssh, "kvmctl-web", "guest"), undo)
-        firstboot.tell_guest(TellGuest(recipe, guest, ssh, "web.toml", "guest"), undo)
-        undo.pop_all()
+    paths = MachinePaths("web", f"{state}/run", state)
+    os.makedirs(paths.run, exist_ok=True)
+    sshkeys.make_keys(MakeKeys(ssh, "kvmctl-web", "guest"), Made(paths))
+    firstboot.tell_guest(TellGuest(recipe, guest, ssh, "web.toml", "guest"), Made(paths))
+    keep(paths)
 
 def told(step):
     child = os.fork()

@@ -45,6 +45,25 @@ async def test_everything_made_is_private_whatever_the_umask(roots: Roots, tmp_p
     assert wrong == {}
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
+def test_what_is_kept_of_a_machine_is_private_whatever_the_umask(roots: Roots, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        fields = {"memory": "16MiB", "firmware": "uefi", "disks": [{"size": "1MiB"}], "guest": {"hostname": "web"}}
+        kvmctl.create("web", fields | {"boot": {"kernel": "builtin:tiny"}})
+        for _ in range(2):
+            kvmctl.start_detached("web")
+            kvmctl.kill("web")
+        made = modes(Path(roots.config)) | modes(Path(roots.state))
+    finally:
+        os.umask(before)
+    names = {"web.toml", "machine-type", "nvram.qcow2", "disk0.qcow2", "history.jsonl", "id_ed25519", "seed.iso"}
+    assert names <= {path.name for path in made}
+    wrong = {path: oct(mode) for path, mode in made.items() if mode != (0o700 if path.is_dir() else 0o600)}
+    assert wrong == {}
+    kvmctl.remove("web")
+
+
 def modes(root: Path) -> dict[Path, int]:
     return {path: stat.S_IMODE(path.lstat().st_mode) for path in [root, *root.rglob("*")]}
 

@@ -12,7 +12,7 @@ import pytest
 
 from kvmctl.errors import KvmctlError, NotRunning
 from kvmctl.plan.paths import MachinePaths
-from kvmctl.runtime import history, observe
+from kvmctl.runtime import aside, history, observe
 from kvmctl.runtime.events import ExitReason
 from kvmctl.runtime.journal import Journal, Tail
 from kvmctl.runtime.process import Process
@@ -110,7 +110,7 @@ async def test_an_event_of_the_next_run_is_not_this_ones(paths: MachinePaths, pr
     stop = b'{"timestamp": {"seconds": 1, "microseconds": 0}, "event": "STOP"}\n'
     append(paths.journal, b'{"QMP": {}}\n')
     waiting = observe.wait_for_event(paths, process, "STOP")
-    history.archive(paths)
+    aside.set_aside(paths)
     append(paths.journal, b" " * 100 + stop)
     process.end()
     with pytest.raises(NotRunning):
@@ -140,6 +140,8 @@ def test_history_holds_the_last_hundred_runs_whatever_it_held(paths: MachinePath
     Path(paths.history).write_bytes(b"\xff\n" + b"garbage\n" * 200)
     for _ in range(3):
         append(paths.journal, b"[[[\n")
+        aside.forget(paths)
+        aside.set_aside(paths)
         history.archive(paths)
     assert len(Path(paths.history).read_bytes().splitlines()) == 100
     end = history.read_last_exit(paths)
@@ -150,7 +152,7 @@ def test_history_holds_the_last_hundred_runs_whatever_it_held(paths: MachinePath
 def test_a_note_in_a_journal_that_has_lost_its_name_goes_nowhere(paths: MachinePaths) -> None:
     append(paths.journal, b"")
     with Journal(paths) as journal:
-        history.archive(paths)
+        aside.set_aside(paths)
         append(paths.journal, b"")
         journal.note("KVMCTL_EXIT", {"status": 0})
         assert [event.name for event in journal.events()] == ["KVMCTL_EXIT"]

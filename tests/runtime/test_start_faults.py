@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import stat
 import subprocess
@@ -21,13 +20,12 @@ from kvmctl.runtime.begin import begin
 from .conftest import tiny
 from .scripts import (
     AS_NOBODY,
-    FAILING_AT_EVERY_STEP,
-    KILLED_AT_EVERY_STEP,
     ONE_START,
     START_OF_SEVERAL,
     run_script,
     start_script,
 )
+from .start_scripts import START_FAILING_AT_EVERY_STEP, START_KILLED_AT_EVERY_STEP
 
 pytestmark = [pytest.mark.qemu]
 
@@ -52,8 +50,20 @@ def image(tmp_path: Path) -> Path:
 
 
 async def test_a_missing_image_is_named_with_its_key(tmp_path: Path) -> None:
-    with pytest.raises(kvmctl.NotFound, match=r"disks\[0\].*'.*/gone.img' does not exist"):
+    with pytest.raises(kvmctl.NotFound, match=r"disks\[0\].*'.*/gone.img' does not exist") as caught:
         await kvmctl.start(tiny(disks=[disk(tmp_path / "gone.img")]))
+    assert caught.value.hint == "Give the path of a file that exists, or a size for a disk to be made."
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+async def test_a_missing_kernel_is_no_disk_to_be_made(tmp_path: Path, *, is_link: bool) -> None:
+    kernel = tmp_path / "vmlinuz"
+    if is_link:
+        kernel.symlink_to(tmp_path / "gone")
+    with pytest.raises(kvmctl.NotFound, match=r"boot\.kernel: '.*/vmlinuz' does not exist") as caught:
+        await kvmctl.start(tiny(boot={"kernel": str(kernel)}))
+    assert "a disk" not in caught.value.hint
+    assert ("link" in caught.value.hint) is is_link
 
 
 async def test_a_missing_image_with_a_size_is_made_and_kept(tmp_path: Path) -> None:
@@ -77,6 +87,24 @@ async def test_an_image_in_use_is_named_with_its_user(image: Path) -> None:
         with pytest.raises(kvmctl.ImageBusy, match=rf"in use by process {vm.pid} \(machine 'first'\)") as caught:
             await kvmctl.start(tiny("second", disks=[disk(image)]))
         assert caught.value.holder == vm.pid
+
+
+async def test_an_image_in_use_by_a_qemu_that_is_not_kvmctls_is_named_with_its_process(image: Path) -> None:
+    command = ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg", "-S", "-nodefaults", "-display", "none"]
+    command += ["-drive", f"file={image},format=raw,if=virtio", "-qmp", "stdio"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as foreign:
+        try:
+            assert foreign.stdin is not None
+            assert foreign.stdout is not None
+            foreign.stdin.write(b'{"execute": "qmp_capabilities"}')
+            foreign.stdin.flush()
+            assert b"QMP" in foreign.stdout.readline()
+            assert b"return" in foreign.stdout.readline()  # it has its disk by the time it answers
+            with pytest.raises(kvmctl.ImageBusy, match=rf"in use by process {foreign.pid} \(qemu-system-x86") as caught:
+                await kvmctl.start(tiny(disks=[disk(image)]))
+            assert caught.value.holder == foreign.pid
+        finally:
+            foreign.kill()
 
 
 async def test_an_image_may_be_read_by_many(image: Path) -> None:
@@ -187,41 +215,23 @@ def test_twenty_machines_started_by_four_processes_all_run() -> None:
         kvmctl.remove(name)
 
 
+WAYS = ["", "made", "quick again", "quick made"]
+"""How machines are started, in the words of `start_scripts`."""
+
+
 @pytest.mark.slow
-def test_a_launcher_killed_at_any_step_leaves_nothing(roots: Roots) -> None:
-    said = run_script(KILLED_AT_EVERY_STEP)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_launcher_killed_at_any_step_leaves_all_as_it_was(roots: Roots, way: str) -> None:
+    said = run_script(START_KILLED_AT_EVERY_STEP, *way.split(), seconds=240)
     assert int(said.split()[1]) > 50  # so many things a start asks of the system, or the hook missed them
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["interrupt", "error"])
-def test_a_beginning_that_fails_at_any_step_leaves_nothing(roots: Roots, fault: str) -> None:
-    said = run_script(FAILING_AT_EVERY_STEP, fault)
-    assert int(said.split()[1]) > 25  # so many things a beginning asks of the system, or the hook missed them
-
-
-def test_a_full_disk_is_said_and_nothing_is_left(roots: Roots) -> None:
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
-        pytest.skip("this host lets nobody mount a small file system: unshare -rm fails")
-    os.makedirs(roots.runtime)
-    script = """
-prepared = kvmctl.prepare(tiny())
-with open(os.path.join(os.environ["KVMCTL_RUNTIME_DIR"], ".filler"), "wb", buffering=0) as filler:
-    try:
-        while filler.write(bytes(4096)):
-            pass
-    except OSError:
-        pass
-try:
-    asyncio.run(start(tiny()))
-except kvmctl.StateError as error:
-    print(error)
-print(os.listdir(os.environ["KVMCTL_RUNTIME_DIR"]))
-"""
-    small = f"mount -t tmpfs -o size=64k,mode=700 none {roots.runtime} && exec "
-    said = run_script(script, wrap=("unshare", "-rm", "sh", "-c", f'{small} "$@"', "sh"))
-    assert "No space left on device" in said
-    assert "['.filler']" in said
+@pytest.mark.parametrize("way", ["", "quick again", "quick made"])
+def test_a_start_that_fails_at_any_step_leaves_all_as_it_was(roots: Roots, way: str, fault: str) -> None:
+    said = run_script(START_FAILING_AT_EVERY_STEP, fault, *way.split(), seconds=240)
+    assert int(said.split()[1]) > 25  # so many things a start asks of the system, or the hook missed them
 
 
 @pytest.fixture
@@ -257,6 +267,25 @@ def test_kvm_without_permission_is_refused_with_the_way_to_get_it(as_nobody: dic
     said = try_as_nobody('tiny(accel="kvm")', as_nobody)
     assert said.startswith("KvmUnavailable")
     assert "/dev/kvm" in said
+    assert "verdict: no-kvm: " in said
+
+
+@pytest.mark.parametrize("made", ["start(machine)", 'kvmctl.create_template("small", machine)'])
+def test_kvm_that_does_not_work_is_the_verdict_on_whatever_was_to_run_with_it(made: str) -> None:
+    script = f"""
+machine = tiny(accel="kvm")
+try:
+    asyncio.run({made})
+except kvmctl.KvmUnavailable as error:
+    print(error.verdict.kind, error.verdict.summary, *error.verdict.evidence, kvmctl.list_machines())
+"""
+    broken = 'mount --bind /dev/null /dev/kvm && exec "$@"'
+    if not os.path.exists("/dev/kvm"):
+        broken = 'exec "$@"'
+    said = run_script(script, wrap=("unshare", "-rm", "sh", "-c", broken, "sh"))
+    assert said.startswith("no-kvm ")
+    assert "asks for KVM" in said
+    assert said.rstrip().endswith("[]")
 
 
 def test_an_unreadable_image_is_named_with_its_owner(as_nobody: dict[str, str]) -> None:

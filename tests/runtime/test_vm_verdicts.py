@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import kvmctl
-from kvmctl import DeadlineExceeded, LaunchFailed, NotFound, NotRunning, VerdictKind, find_verdict
+from kvmctl import DeadlineExceeded, LaunchFailed, NotFound, NotRunning, Roots, VerdictKind, WaitFailed, find_verdict
 from kvmctl.errors import AgentError, ImageBusy
+from kvmctl.runtime.waiting import meet
 
 from .conftest import tiny
 
@@ -110,6 +111,55 @@ async def test_a_machine_can_be_judged_after_its_end() -> None:
     found = find_verdict("web")
     assert found.kind is VerdictKind.QEMU_KILLED
     assert found.summary == "QEMU was killed by `kvmctl kill`"
+
+
+async def test_what_a_panicked_guest_can_not_come_to_any_more_says_that_it_panicked() -> None:
+    async with await kvmctl.start(tiny(cmdline="panic", on_crash="pause")) as vm:
+        with pytest.raises(WaitFailed, match="panicked before event:SUSPEND") as error:
+            await kvmctl.wait_for("web", kvmctl.parse_condition("event:SUSPEND"))
+        assert error.value.verdict is not None
+        assert error.value.verdict.kind is VerdictKind.KERNEL_PANIC
+        assert error.value.verdict.evidence[-1] == "PANIC"
+        await vm.kill()
+
+
+async def test_what_a_machine_ends_before_it_came_to_says_how_it_ended() -> None:
+    async with kvmctl.launch(tiny()) as vm:
+        await vm.wait_for_console("READY")
+        waiting = asyncio.ensure_future(meet(vm, kvmctl.parse_condition("event:SUSPEND")))
+        os.kill(vm.pid, signal.SIGKILL)
+        with pytest.raises(NotRunning) as error:
+            await waiting
+        assert error.value.verdict is not None
+        assert error.value.verdict.kind is VerdictKind.QEMU_KILLED
+
+
+async def test_a_machine_that_ended_before_anybody_waited_for_it_says_how() -> None:
+    async with await kvmctl.start(tiny(cmdline="off")) as vm:
+        await vm.wait()
+    with pytest.raises(NotRunning) as error:
+        await kvmctl.wait_for("web", kvmctl.parse_condition("console:never"))
+    assert error.value.verdict is not None
+    assert error.value.verdict.kind is VerdictKind.POWERED_OFF
+
+
+async def test_a_template_whose_guest_panics_says_so_while_it_can_be_looked_at(roots: Roots) -> None:
+    seen: list[tuple[str, str]] = []
+
+    async def look(vm: kvmctl.Vm) -> None:
+        seen.append((vm.console_text(), (await vm.status()).state))
+
+    with pytest.raises(WaitFailed, match="panicked before console:never") as error:
+        await kvmctl.create_template(
+            "small", tiny(cmdline="panic", on_crash="pause"), until="console:never", on_failure=look
+        )
+    assert error.value.verdict is not None
+    assert error.value.verdict.kind is VerdictKind.KERNEL_PANIC
+    ((console, state),) = seen
+    assert "PANIC" in console
+    assert state == "panicked"
+    assert kvmctl.list_machines(include_stopped=True) == []
+    assert os.listdir(roots.runtime) == []
 
 
 def test_a_machine_that_never_ran_has_no_verdict() -> None:

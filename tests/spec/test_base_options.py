@@ -249,7 +249,7 @@ def test_every_option_says_why_it_is_there() -> None:
     made = factory.plan("memory = '1GiB'\n[[disks]]\npath = 'a.qcow2'\n[[networks]]\ntype = 'user'")
     for option in made.options:
         assert option.why.startswith(("default: ", "memory", "disks[0]", "networks[0]", "pci.")), option
-    assert factory.only(made, "m").why == "memory"
+    assert factory.only(made, "m").why == "memory.size"
     assert factory.device(made, "balloon")
     (balloon,) = [option for option in made.options if option.body.get("id") == "balloon"]
     assert balloon.why == "default: the host gets back what the guest does not use"

@@ -200,12 +200,14 @@ def test_spare_ports_wait_for_what_is_plugged_in() -> None:
 
 def test_a_machine_that_is_full_says_so() -> None:
     nets = "[[networks]]\ntype = 'none'\n"
-    assert factory.rejected(nets * 17) == ["networks[16]: q35 has 16 slots for networks, and all are taken"]
+    assert factory.rejected(nets * 17) == [
+        "networks[16]: q35 has 16 slots for networks, and all are taken; fewer of them"
+    ]
     assert factory.rejected("machine = 'pc'\n" + nets * 9) == [
-        "networks[8]: pc has 8 slots for networks, and all are taken"
+        "networks[8]: pc has 8 slots for networks, and all are taken; fewer of them"
     ]
     assert factory.rejected("machine = 'microvm'\n" + nets * 22) == [
-        "rng: this microvm has 24 virtio buses, and all are taken"
+        "rng: this microvm has 24 virtio buses, and all are taken; machine = 'q35'"
     ]
 
 
@@ -217,4 +219,4 @@ def test_the_first_network_of_a_microvm_is_on_the_first_bus() -> None:
 
 def test_a_microvm_without_acpi_has_eight_buses() -> None:
     text = "machine = 'microvm'\nacpi = false\n" + "[[networks]]\ntype = 'none'\n" * 6
-    assert factory.rejected(text) == ["rng: this microvm has 8 virtio buses, and all are taken"]
+    assert factory.rejected(text) == ["rng: this microvm has 8 virtio buses, and all are taken; acpi = true"]

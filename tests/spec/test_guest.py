@@ -8,11 +8,13 @@ from typing import Any
 import factory
 import pytest
 
-from kvmctl.compile import compile_plan, derived_uuid
+from kvmctl.compile import compile_plan
+from kvmctl.plan.facts import ImageFacts
 from kvmctl.plan.guest import FirstBoot, MakeKeys, Source, TellGuest
 from kvmctl.plan.model import Plan
 from kvmctl.spec.firstboot import way_of
 from kvmctl.spec.load import absolute_text
+from kvmctl.spec.whole import derived_uuid
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGtDDLIXxnAgmyhMF3YXbS3PcyVBYCmwJo4a+HVDUz3c me"
 HASH = "$6$saltsalt$Pq1rYb0Jk4m1v3bWq5uJ0w"
@@ -53,6 +55,46 @@ def test_the_first_user_is_the_one_to_log_in_as() -> None:
     text = "[[guest.users]]\nname = 'bob'\n[[guest.users]]\nname = 'eve'"
     assert factory.plan(text).guest.user == "bob"
     assert factory.plan(f"guest.login = 'eve'\n{text}").guest.user == "eve"
+
+
+def test_consoles_log_in_whoever_logs_in_by_ssh() -> None:
+    assert told(factory.plan("[guest]")).autologin is None
+    text = "guest.autologin = true"
+    assert told(factory.plan(text, host=factory.host(user="alice"))).autologin == "alice"
+    assert told(factory.plan(f"{text}\n[[guest.users]]\nname = 'bob'")).autologin == "bob"
+    assert told(factory.plan(f"{text}\nguest.login = 'eve'\nguest.user_data = 'x'")).autologin == "eve"
+
+
+IMAGE = "[[disks]]\nsize = '1GiB'\n[[disks]]\nimage = 'acme'\n"
+
+
+def of_image(text: str, **facts: Any) -> Plan:
+    """The plan of a machine of an image of which `facts` are known."""
+    host = factory.host(user="alice", images={"acme": ImageFacts(**facts)})
+    return factory.plan(f"{text}\n{IMAGE}", host=host)
+
+
+def test_users_get_the_shell_of_the_image_unless_they_are_given_one() -> None:
+    users = "".join(f"[[guest.users]]\nname = '{name}'\n" for name in ("bob", "root"))
+    made = told(of_image(f"{users}[[guest.users]]\nname = 'eve'\nshell = '/bin/zsh'", shell="/bin/ash"))
+    assert [user.shell for user in made.users] == ["/bin/ash", None, "/bin/zsh"]
+    assert told(of_image("guest = true", shell="/bin/ash")).users[0].shell == "/bin/ash"
+    assert told(of_image("guest = true")).users[0].shell is None
+
+
+def test_users_become_root_by_what_the_image_has() -> None:
+    assert [user.become for user in told(of_image("guest = true", become="doas")).users] == ["doas"]
+    assert [user.become for user in told(factory.plan("guest = true")).users] == ["sudo"]
+
+
+def test_the_images_own_user_is_whom_to_log_in_as_where_the_spec_makes_none() -> None:
+    raw = "guest.user_data = 'user-data'"
+    assert of_image(raw, user="debian").guest.user == "debian"
+    assert of_image(f"{raw}\nguest.login = 'eve'", user="debian").guest.user == "eve"
+    assert of_image("", user="debian").guest.user == "debian"
+    assert of_image("guest = true", user="debian").guest.user == "alice"
+    assert of_image(raw, user="-o Proxy").guest.user is None
+    assert told(of_image(f"{raw}\nguest.autologin = true", user="debian")).autologin == "debian"
 
 
 def test_raw_user_data_does_not_say_whom_to_log_in_as() -> None:

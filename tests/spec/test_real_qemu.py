@@ -9,7 +9,6 @@ import re
 import shutil
 import socket
 import subprocess
-from contextlib import ExitStack
 from pathlib import Path
 
 import factory
@@ -23,6 +22,7 @@ from kvmctl.plan.facts import QemuFacts
 from kvmctl.plan.model import Plan
 from kvmctl.plan.paths import MachinePaths, builtin_guest
 from kvmctl.runtime import steps
+from kvmctl.runtime.made import Made
 from kvmctl.spec.load import parse
 
 pytestmark = [
@@ -169,8 +169,7 @@ def test_vnc_asks_for_its_password(facts: QemuFacts, paths: MachinePaths) -> Non
     secret = Path(paths.run).parent / "pass"
     secret.write_text("secret\n")
     plan = planned("memory = '64MiB'\n[vnc]\npassword_file = './pass'", facts, paths)
-    with ExitStack() as undo:
-        steps.carry_out(plan, undo)
+    steps.carry_out(plan, Made(paths))
     with running(plan) as qemu:
         (server,) = qemu.command("query-vnc-servers")
         assert server["auth"] == "vnc"

@@ -43,7 +43,9 @@ def test_with_one_it_is_virtiofs_and_memory_is_shared() -> None:
     memory = factory.body(made, "object", "ram")
     assert (memory["qom-type"], memory["share"]) == ("memory-backend-memfd", True)
     (option,) = [item for item in made.options if item.body.get("id") == "ram"]
-    assert option.why == "default: enough for an ordinary Linux; shares[0]"
+    assert option.why == "default: enough for an ordinary Linux"
+    assert option.reasons["qom-type"] == option.reasons["share"]
+    assert option.reasons["share"] == "shares[0]: another process maps the guest's memory"
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
+from kvmctl.errors import Problem
 from kvmctl.plan.model import RESIDENT_PORT, TRANSFER_PORT, Listen, MakeFifos
 from kvmctl.plan.option import Value, keyvals
 from kvmctl.plan.paths import RESIDENT
@@ -29,10 +31,10 @@ class Agent(Device):
         description="'virtio' is a virtio-serial port and says when the agent opens it; 'serial' is COM2, for guests "
         "without virtio.",
     )
-    transfer: Bool = Field(
-        default=True,
+    transfer: Bool | None = Field(
+        default=None,
         description="A second virtio-serial port beside the agent's, through which files are copied several times as "
-        "fast; not with 'serial'.",
+        "fast; there unless it is false, but not with 'serial'.",
     )
 
     resident: Bool = Field(
@@ -41,10 +43,17 @@ class Agent(Device):
         "It has a command run sooner than the agent does, and passes on its output as it comes; not with 'serial'.",
     )
 
+    def contradictions(self) -> Iterator[Problem]:
+        """What a serial port can't have."""
+        for key in ("transfer", "resident"):
+            if self.transport == "serial" and getattr(self, key):
+                message = "is a virtio-serial port beside the agent's, which is on a serial port itself"
+                yield Problem(key, message, "true", "transport = 'virtio', or leave it out")
+
     @property
     def has_transfer(self) -> bool:
         """Whether files have a port of their own."""
-        return self.transfer and self.transport == "virtio"
+        return self.transfer is not False and self.transport == "virtio"
 
     @property
     def has_resident(self) -> bool:

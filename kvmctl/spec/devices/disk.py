@@ -26,6 +26,9 @@ from kvmctl.spec.model import Bool, Int
 from kvmctl.spec.units import ByteSize, Id, ImageName, Line, matching
 
 _FORMAT_BY_SUFFIX: Final[dict[str, Format]] = {".qcow2": "qcow2", ".raw": "raw", ".iso": "raw"}
+_OF_MEDIA: Final = ("format", "cache", "aio", "discard", "detect_zeroes", "read_only")
+"""The keys that are about the image, and mean nothing for a drive that has none."""
+_NO_MEDIUM: Final = "path = ..., or leave it out"
 
 
 _thread_name = matching(
@@ -128,8 +131,15 @@ class Disk(Device):
                 f"can't be told from the name '{self.path.rpartition('/')[2]}', and images are never probed",
                 allowed="format = 'raw' or 'qcow2'",
             )
+        if self.device != "disk" and self.path is None:
+            for key in (key for key in _OF_MEDIA if getattr(self, key) != type(self).model_fields[key].default):
+                yield Problem(
+                    key, f"the {self.device} drive is empty, and this is about what is in it", allowed=_NO_MEDIUM
+                )
         if self.read_only and self.size is not None:
-            yield Problem("read_only", "a disk that is made empty and can't be written is of no use")
+            yield Problem(
+                "read_only", "a disk that is made empty and can't be written is of no use", allowed="leave it out"
+            )
 
     def _image_problems(self) -> Iterator[Problem]:
         """A disk that begins as an image of the store is made by kvmctl, where and as kvmctl wants it."""
@@ -147,6 +157,8 @@ class Disk(Device):
             yield Problem("bus", "no CD drive is made for it", f"'{self.bus}'", "one of 'sata', 'ide', 'scsi'")
         if self.device == "floppy" and self.bus is not None:
             yield Problem("bus", "a floppy drive has its own controller", f"'{self.bus}'", "leave it out")
+        if self.device == "floppy" and self.serial is not None:
+            yield Problem("serial", "a floppy drive has no serial number", f"'{self.serial}'", "leave it out")
         if self.iothread and (self.device != "disk" or (self.bus or "virtio") not in diskbus.THREADED):
             yield Problem("iothread", "only virtio and scsi disks can have one", allowed="bus = 'virtio' or 'scsi'")
         for key in ("werror", "rerror"):
@@ -241,11 +253,12 @@ class Disk(Device):
         if serial := self.serial or (name[: diskbus.SERIAL_LENGTH] if bus == "nvme" else ""):
             body["serial"] = serial
         if (index := ctx.boot_indexes.get(at.key)) is not None:
-            body["bootindex"] = index
+            body["bootindex"] = index.value
+        reasons = {"bootindex": index.why} if index is not None else {}
         shared = diskbus.controller(bus, ctx, at, iothread=thread)
         return Lowered(
             shared=((controllers.iothread(thread, at),) if thread else ()) + shared,
-            parts=(Part(diskbus.SEATS[bus], body, at.key, at.why, on=shared[0].id if shared else ""),),
+            parts=(Part(diskbus.SEATS[bus], body, at.key, at.why, on=shared[0].id if shared else "", reasons=reasons),),
             problems=_thread_problems(ctx, at) if thread else (),
         )
 
@@ -260,7 +273,9 @@ class Disk(Device):
     def _floppy(self, ctx: Context, at: At, *, name: str) -> Lowered:
         """A floppy drive; pc has the controller and q35 is given one."""
         if ctx.platform == "microvm":
-            return Lowered(problems=(Problem(f"{at.key}.device", "a microvm has no floppy drives", "'floppy'"),))
+            return Lowered(
+                problems=(Problem(f"{at.key}.device", "a microvm has no floppy drives", "'floppy'", "machine = 'pc'"),)
+            )
         shared = controllers.floppy(ctx.platform, at)
         body: dict[str, Value] = {"driver": "floppy", "id": name, **self._medium_of(name)}
         part = Part(Seat.FLOPPY_DRIVE, body, at.key, at.why, on=shared[0].id if shared else "floppy-bus")
@@ -279,4 +294,4 @@ def _floppy_boot(ctx: Context, at: At) -> tuple[Option, ...]:
     index = ctx.boot_indexes.get(at.key)
     if index is None:
         return ()
-    return (keyval("global", driver="isa-fdc", property="bootindexA", value=index, why=at.why),)
+    return (keyval("global", driver="isa-fdc", property="bootindexA", value=index.value, why=index.why),)

@@ -68,11 +68,13 @@ class DgramNetwork(Nic):
         """What does not go together."""
         yield from super().contradictions()
         if self.remote is None:
-            yield Problem("remote", "is missing: nothing says where frames go")
+            yield Problem("remote", "is missing: nothing says where frames go", allowed="a path, or 'ADDRESS:PORT'")
         elif self.local is None and not _is_multicast(self.remote):
             yield Problem("local", "is missing: nothing could come back", allowed="only a multicast group needs none")
         elif self.local is not None and ("/" in self.local) != ("/" in self.remote):
-            yield Problem("local", "one end is a path and the other an address", f"'{self.local}'")
+            yield Problem(
+                "local", "one end is a path and the other an address", f"'{self.local}'", "two paths, or two addresses"
+            )
 
     def lower(self, ctx: Context, at: At) -> Lowered:
         """Both ends and the card."""

@@ -38,7 +38,9 @@ class UserNetwork(Nic):
         counts = Counter((item.protocol, item.host, item.host_port) for item in self.forward if item.host_port)
         for index, item in enumerate(self.forward):
             if counts[item.protocol, item.host, item.host_port] > 1:
-                yield Problem(f"forward[{index}]", "the same port of the host is forwarded twice", f"'{item}'")
+                yield Problem(
+                    f"forward[{index}]", "the same port of the host is forwarded twice", f"'{item}'", "another port"
+                )
 
     def lower(self, ctx: Context, at: At) -> Lowered:
         """The network and the card."""

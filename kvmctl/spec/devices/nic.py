@@ -73,8 +73,9 @@ class Nic(Device):
                 body["vectors"] = 2 * self.queue_pairs + 2
         index = ctx.boot_indexes.get(at.key)
         if index is not None:
-            body["bootindex"] = index
+            body["bootindex"] = index.value
+        reasons = {"bootindex": index.why} if index is not None else {}
         return Lowered(
-            parts=(Part(Seat.NETWORK, body, at.key, at.why),),
+            parts=(Part(Seat.NETWORK, body, at.key, at.why, reasons=reasons),),
             networks=(plan.Network(self.device_id(at.index), self.kind, mac, forwards),),
         )

@@ -137,7 +137,9 @@ class Share(Device):
     def _tag_problems(self, driver: Driver, at: At) -> Iterator[Problem]:
         tag, most = self.tag_at(at.index), TAG_MAX[driver]
         if len(tag) > most:
-            yield Problem(f"{at.key}.tag", f"has {len(tag)} characters, and {driver} takes {most}", f"'{tag}'")
+            yield Problem(
+                f"{at.key}.tag", f"has {len(tag)} characters, and {driver} takes {most}", f"'{tag}'", "a shorter one"
+            )
 
     def _virtiofs(self, ctx: Context, at: At) -> Lowered:
         if problems := tuple(self._virtiofs_problems(ctx, at)):
@@ -231,7 +233,9 @@ def twins(shares: Sequence[Share]) -> Iterator[Problem]:
         first: dict[str, int] = {}
         for index, name in found.items():
             if name in first:
-                yield Problem(f"shares[{index}].{field}", f"shares[{first[name]}] has it too", f"'{name}'")
+                yield Problem(
+                    f"shares[{index}].{field}", f"shares[{first[name]}] has it too", f"'{name}'", "another one"
+                )
             first.setdefault(name, index)
 
 
