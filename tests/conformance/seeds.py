@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,7 +15,9 @@ from golden import GOLDEN, HOST, RECORDINGS, ROOTS, SPECS, load_spec, recorded_f
 
 from kvmctl.compile import compile_plan
 from kvmctl.plan.guest import FirstBoot, Source, TellGuest
+from kvmctl.plan.paths import MachinePaths
 from kvmctl.runtime.firstboot import tell_guest
+from kvmctl.runtime.made import Made
 
 SEEDS = GOLDEN / "seeds"
 TOLD = (*(name for name in SPECS if name.startswith("guest-")), "guest-nocloud@credentials", "guest-shares@credentials")
@@ -36,9 +37,10 @@ def told_text(name: str, directory: Path) -> str:
     for file, text in keys.items():
         _write(directory / "ssh" / file, text)
     _write(directory / ".ssh/id_ed25519.pub", f"{KEY} alice\n")
-    with patch.dict(os.environ, {"HOME": str(directory), **_invent(step.first_boot)}), ExitStack() as undo:
-        tell_guest(step, undo)
-        undo.pop_all()
+    started = MachinePaths("told", str(directory / "run"), str(directory / "state"))
+    (directory / "run").mkdir()
+    with patch.dict(os.environ, {"HOME": str(directory), **_invent(step.first_boot)}):
+        tell_guest(step, Made(started))
     return "".join(f"=== {name}\n{text}" for name, text in sorted(_read_back(step, directory).items()))
 
 
