@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from shlex import join
 from typing import Any, Final
 
 from kvmctl.guest.getty import DIRECTORY, autologin_drop_in
 from kvmctl.guest.given import Given
+from kvmctl.guest.script import GUARDED
 from kvmctl.plan.guest import FirstBoot, GuestCard, GuestFile, GuestMount, GuestUser, Source
 
 _HEADER: Final = "#cloud-config\n"
@@ -69,9 +71,17 @@ def _user_data(recipe: FirstBoot, given: Given) -> dict[str, Any]:
         "package_update": True if recipe.packages else None,
         "packages": list(recipe.packages),
         "write_files": [_file(file, given) for file in recipe.files],
-        "runcmd": [list(command) for command in recipe.run],
+        "runcmd": list(_commands(recipe.run)),
     }
     return {key: value for key, value in record.items() if value is not None and value != []}
+
+
+def _commands(commands: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of the script that they become, whose status cloud-init goes by: left alone, it is the last one's."""
+    if commands:
+        yield GUARDED
+        yield from (f"try {join(command)}" for command in commands)
+        yield 'exit "$failed"'
 
 
 def _vendor_data(recipe: FirstBoot, given: Given) -> dict[str, Any]:

@@ -14,6 +14,15 @@ from kvmctl.plan.guest import FirstBoot, GuestFile, GuestUser
 SCRIPT: Final = "kvmctl.first-boot"
 """The credential that the script is in."""
 
+GUARDED: Final = """\
+failed=0
+try() {
+    "$@" && return
+    echo "kvmctl: failed with status $?: $*" >&2
+    failed=1
+}"""
+"""Begins a script that goes on after what fails, and ends with the status ``$failed``."""
+
 _BEGIN: Final = """\
 #!/bin/sh
 # What kvmctl was told to do at this machine's first boot. What fails is said, and the rest is done all the same.
@@ -22,12 +31,7 @@ umask 022
 stamp=/var/lib/kvmctl/first-boot
 instance={instance}
 [ "$(cat "$stamp" 2>/dev/null)" = "$instance" ] && exit 0
-failed=0
-try() {{
-    "$@" && return
-    echo "kvmctl: failed with status $?: $*" >&2
-    failed=1
-}}
+{guarded}
 """
 _END: Final = """\
 mkdir -p "${stamp%/*}" && printf '%s\\n' "$instance" >"$stamp"
@@ -70,7 +74,7 @@ fi
 
 def first_boot_script(recipe: FirstBoot, given: Given) -> str:
     """The script, whole."""
-    return _BEGIN.format(instance=quote(recipe.instance)) + "".join(_body(recipe, given)) + _END
+    return _BEGIN.format(instance=quote(recipe.instance), guarded=GUARDED) + "".join(_body(recipe, given)) + _END
 
 
 def _body(recipe: FirstBoot, given: Given) -> Iterator[str]:

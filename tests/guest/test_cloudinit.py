@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,22 @@ def test_the_rest_is_said_in_cloud_inits_words() -> None:
     assert told["locale"] == "de_DE.UTF-8"
     assert told["packages"] == ["nginx", "curl"]
     assert told["package_update"] is True
-    assert told["runcmd"] == [["sh", "-c", 'echo "it\'s" >/x'], ["touch", "/with space"]]
+    assert [shlex.split(line) for line in told["runcmd"][1:-1]] == [
+        ["try", "sh", "-c", 'echo "it\'s" >/x'],
+        ["try", "touch", "/with space"],
+    ]
+
+
+def test_a_command_that_fails_keeps_no_other_from_being_run_and_is_told_of(tmp_path: Path) -> None:
+    commands = (("false",), ("sh", "-c", "exit 3"), ("touch", f"{tmp_path}/it's done"))
+    script = "".join(f"{line}\n" for line in read("user-data", run=commands)["runcmd"])  # as cloud-init makes it one
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "kvmctl: failed with status 1: false",
+        "kvmctl: failed with status 3: sh -c exit 3",
+    ]
+    assert (tmp_path / "it's done").exists()
 
 
 def test_what_was_not_asked_for_is_not_said() -> None:
@@ -191,7 +207,7 @@ def test_with_user_data_of_ones_own_the_host_key_shares_and_consoles_are_the_ven
 def test_whatever_is_in_a_text_is_read_as_it_was_written(text: str) -> None:
     files = seed_files(recipe(run=((text,),), hostname="h"), given(text=text.encode()))
     told = yaml.safe_load(files["user-data"])
-    assert told["runcmd"] == [[text]]
+    assert shlex.split(told["runcmd"][1]) == ["try", text]
     motd = told["write_files"][0]
     content = motd["content"] if "encoding" not in motd else None
     assert content in {text, None}

@@ -81,7 +81,7 @@ class Debian:
             timezone = "Europe/Berlin"
             locale = "POSIX"
             packages = ["{PACKAGE}"]
-            run = [["touch", "/var/tmp/with space"], "{run}"]
+            run = ["{run}", ["touch", "/var/tmp/with space"]]
             {extra}
             [[guest.users]]
             name = "bob"
@@ -263,7 +263,7 @@ def check_failure(debian: Debian) -> None:
     assert done.returncode == 16, done.stderr
     assert "what was waited for in 'web' has failed" in done.stderr
     if debian.way == "nocloud":
-        assert "runcmd" in done.stderr  # which ends as the last of the commands does
+        assert "runcmd" in done.stderr
         return
     assert "failed with status 3: sh -c echo again" in done.stderr
     done = debian.kvmctl("wait", "web", "--for", "cloud-init")
