@@ -8,8 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from kvmctl.errors import HostError, ImageBusy, ImageError, NotFound, PortBusy
+from kvmctl.errors import HostError, ImageBusy, ImageError, KvmctlError, NotFound, PortBusy
 from kvmctl.image.ofd import is_in_use
 from kvmctl.plan.model import CopyNvram, CreateImage, CreateOverlay, Input, Plan, Port
 from kvmctl.plan.share import InputDirectory
@@ -18,18 +20,33 @@ from kvmctl.runtime import deferred
 
 def check(plan: Plan) -> None:
     """Raises NotFound, HostError, ImageMissing, ImageError, ImageBusy, PortBusy or StateError for the first thing
-    that is in the way."""
+    that is in the way, with the others in its detail."""
+    errors = []
+    for look in _looks(plan):
+        try:
+            look()
+        except KvmctlError as error:
+            errors.append(error)
+    if errors:
+        first, *others = errors
+        also = (f"and {error.summary}" for error in others)
+        first.detail = "\n".join(filter(None, (first.detail, *also)))
+        raise first
+
+
+def _looks(plan: Plan) -> Iterator[Callable[[], None]]:
+    """All that is looked at."""
     made = {step.path for step in plan.steps if isinstance(step, CreateImage | CreateOverlay | CopyNvram)}
     for step in plan.steps:
         if isinstance(step, CreateOverlay) and not os.path.lexists(step.path):
-            deferred.check_overlay(step)
+            yield partial(deferred.check_overlay, step)
     for item in plan.inputs:
         if isinstance(item, InputDirectory):
-            _check_directory(item)
+            yield partial(_check_directory, item)
         elif item.path not in made or os.path.lexists(item.path):
-            _check_input(item)
+            yield partial(_check_input, item)
     for port in plan.ports:
-        _check_port(port)
+        yield partial(_check_port, port)
 
 
 def _check_input(item: Input) -> None:

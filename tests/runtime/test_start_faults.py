@@ -66,6 +66,19 @@ async def test_a_missing_kernel_is_no_disk_to_be_made(tmp_path: Path, *, is_link
     assert ("link" in caught.value.hint) is is_link
 
 
+async def test_all_that_is_in_the_way_is_told_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        network = {"type": "user", "forward": [f"127.0.0.1:{port}->22"]}
+        machine = tiny(boot={"kernel": str(tmp_path / "vmlinuz")}, disks=[disk(tmp_path / "a.img")], networks=[network])
+        with pytest.raises(kvmctl.NotFound) as caught:
+            await kvmctl.start(machine)
+    told = [caught.value.summary, *caught.value.detail.splitlines()]
+    assert len(told) == 3
+    for words in ("boot.kernel: ", "disks[0].path: ", f"networks[0].forward[0]: cannot listen on 127.0.0.1:{port}"):
+        assert any(words in line for line in told), told
+
+
 async def test_a_missing_image_with_a_size_is_made_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "new, of=size.img"
     async with kvmctl.launch(tiny(disks=[disk(path, size="1MiB")])) as vm:
