@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 
 from kvmctl import Roots, Vm, launch
+from kvmctl.guest.renew import install
+from kvmctl.guest.renewal import SEED_BYTES, Renewal
+from kvmctl.guest.turn import Turn
 from kvmctl.spec.load import from_mapping
 
 pytestmark = [pytest.mark.debian, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("roots")]
 
 SECURE = Path("/usr/share/OVMF/OVMF_CODE_4M.ms.fd")
+DAY = 86400
 
 
 def overlay(disk: Path, directory: Path, *, size: str = "10G") -> str:
@@ -67,6 +71,27 @@ async def test_it_takes_credentials(debian_disk: Path, tmp_path: Path) -> None:
     credentials = {"ssh.authorized_keys.root": "ssh-ed25519 AAAA me", "tmpfiles.extra": "f /etc/hello - - - - world"}
     async with booted(overlay(debian_disk, tmp_path), credentials=credentials) as vm:
         assert await said(vm, "tail /root/.ssh/authorized_keys; echo; cat /etc/hello") == "ssh-ed25519 AAAA me\nworld"
+
+
+NOEXEC = "for place in /run /dev/shm /tmp /root; do mount -B $place $place; mount -o remount,bind,noexec $place; done"
+
+
+async def test_perl_or_python_renews_a_guest_that_lets_no_program_be_put_there(
+    debian_disk: Path, tmp_path: Path
+) -> None:
+    async with booted(overlay(debian_disk, tmp_path)) as vm:
+        await said(vm, f"systemctl stop systemd-timesyncd; {NOEXEC}")
+        for day, interpreter in enumerate(["perl", "python3"], start=20_000):
+            given = Renewal(day * DAY * 10**9, os.urandom(SEED_BYTES), f"by-{interpreter}")
+            async with Turn(vm.agent()) as turn:
+                command = await install(turn, given)
+            assert command is not None
+            assert command[0] == interpreter
+            assert int(await said(vm, "date +%s")) // DAY == day
+            assert await said(vm, "hostname") == f"by-{interpreter}"
+            await said(vm, f"rm $(command -v {interpreter})")
+        async with Turn(vm.agent()) as turn:
+            assert await install(turn, given) is None
 
 
 @pytest.mark.skipif(not SECURE.exists(), reason="ovmf is not installed")
