@@ -1,8 +1,8 @@
 """Programs that start a machine again and again, killed at, or failing at, one thing after the other that a start asks
 of the system.
 
-Their words say what is started and how: ``made`` has disks, UEFI variables, keys and a pin to be made first, ``again``
-comes after an earlier run, ``quick`` is what `kvmctl start` does.
+Their words say what is started and how: ``made`` has disks, UEFI variables, keys and a pin to be made first, ``helped``
+a helper beside QEMU, ``again`` comes after an earlier run, ``quick`` is what `kvmctl start` does.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ IS_MADE = "made" in sys.argv
 disks = [{"size": "1MiB"}, {"path": f"{OWN}/new/disk.img", "format": "raw", "size": "1MiB"}]
 kvmctl.create("web", spec(**({"disks": disks, "firmware": "uefi", "guest": {"hostname": "web"}} if IS_MADE else {})))
 prepared = kvmctl.prepare("web")
+if "helped" in sys.argv:
+    import dataclasses
+    import kvmctl.runtime.helpers
+    from tests.runtime.helped import with_helper
+    prepared = dataclasses.replace(prepared, plan=with_helper(prepared.plan, prepared.paths))
 
 async def let_go():
     async with await start_plan(prepared.plan, prepared.paths, is_defined=IS_MADE):
@@ -70,7 +75,7 @@ def check(step):
         clear()
         run_before()
         return True
-    assert not qemus(), (step, qemus())
+    assert not processes(), (step, processes())
     assert kept(RUN) == LAST, (step, {*kept(RUN)} ^ {*LAST})
     assert LAST or not RUN.exists() or not os.listdir(RUN), (step, os.listdir(RUN))
     assert (found.exit is None) == (not LAST), (step, found)
@@ -78,9 +83,10 @@ def check(step):
     assert not os.listdir(OWN), step
     return False
 
-def qemus():
+def processes():
+    \"\"\"QEMUs, programs that make images, and helpers.\"\"\"
     commands = [(p.pid, " ".join(p.info["cmdline"] or [])) for p in psutil.process_iter(["cmdline"])]
-    return [(pid, words) for pid, words in commands if "qemu" in words and str(STATE.parent) in words]
+    return [(pid, words) for pid, words in commands if str(STATE.parent) in words]
 """
 
 START_KILLED_AT_EVERY_STEP = (

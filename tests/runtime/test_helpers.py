@@ -23,16 +23,10 @@ from kvmctl.runtime.start import run_plan, start_plan
 
 from .conftest import tiny
 from .helped import FAILING, STUBBORN, with_helper
-from .scripts import FAILING_AT_EVERY_STEP, KILLED_AT_EVERY_STEP, run_script
+from .scripts import run_script
+from .start_scripts import START_FAILING_AT_EVERY_STEP, START_KILLED_AT_EVERY_STEP
 
 pytestmark = [pytest.mark.qemu]
-
-PREPARE = "kvmctl.prepare(tiny())"
-PREPARE_HELPED = """kvmctl.prepare(tiny())
-from tests.runtime.helped import with_helper
-import dataclasses
-prepared = dataclasses.replace(prepared, plan=with_helper(prepared.plan, prepared.paths))
-import kvmctl.runtime.helpers"""
 
 
 @pytest.fixture
@@ -164,12 +158,12 @@ asyncio.run(main())
 
 @pytest.mark.slow
 def test_a_launcher_killed_at_any_step_leaves_no_helper(roots: Roots) -> None:
-    said = run_script(KILLED_AT_EVERY_STEP.replace(PREPARE, PREPARE_HELPED))
+    said = run_script(START_KILLED_AT_EVERY_STEP, "helped", seconds=240)
     assert int(said.split()[1]) > 70
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["interrupt", "error"])
 def test_a_start_that_fails_at_any_step_leaves_no_helper(roots: Roots, fault: str) -> None:
-    said = run_script(FAILING_AT_EVERY_STEP.replace(PREPARE, PREPARE_HELPED), fault)
+    said = run_script(START_FAILING_AT_EVERY_STEP, fault, "helped", seconds=240)
     assert int(said.split()[1]) > 40
