@@ -7,13 +7,17 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Final, Self, TypeAlias
 
 from kvmctl.errors import KvmctlError
 from kvmctl.runtime.fork import Fork, Template
 from kvmctl.runtime.forking import check_room
 
 _Ready: TypeAlias = "Fork | KvmctlError"
+
+_HEAD_START: Final = 0.01
+"""Seconds that whoever has a fork has the event loop for themselves: to start a QEMU for the next keeps it busy for
+some milliseconds, in which the first command would not be on its way."""
 
 
 class Pool:
@@ -32,6 +36,7 @@ class Pool:
         self._making: set[asyncio.Task[None]] = set()
         self._limit = asyncio.Semaphore(os.cpu_count() or 1)
         self._stack = AsyncExitStack()
+        self._waiting = 0
 
     async def __aenter__(self) -> Self:
         """Begin to make the forks. Raises HostError where there is not the memory for all, StateError for the space."""
@@ -68,20 +73,25 @@ class Pool:
 
     async def _take(self) -> Fork:
         while True:
-            found = await self._ready.get()
-            self._make_another()
+            self._waiting += 1
+            try:
+                found = await self._ready.get()
+            finally:
+                self._waiting -= 1
+            self._make_another(delay=0 if self._waiting else _HEAD_START)
             if isinstance(found, KvmctlError):
                 raise found
             if found.is_alive:
                 return found
             await found.dispose()
 
-    def _make_another(self) -> None:
-        task = self._group.create_task(self._make())
+    def _make_another(self, *, delay: float = 0) -> None:
+        task = self._group.create_task(self._make(delay))
         self._making.add(task)
         task.add_done_callback(self._making.discard)
 
-    async def _make(self) -> None:
+    async def _make(self, delay: float) -> None:
+        await asyncio.sleep(delay)
         async with self._limit:
             try:
                 found: _Ready = await self._template.fork()
