@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from shlex import join
 from typing import Any, Final
 
-from kvmctl.guest.getty import DIRECTORY, autologin_drop_in
+from kvmctl.guest.getty import DIRECTORY, RESTART, autologin_drop_in
 from kvmctl.guest.given import Given
 from kvmctl.guest.script import GUARDED
 from kvmctl.plan.guest import FirstBoot, GuestCard, GuestFile, GuestMount, GuestUser, Source
@@ -102,7 +102,7 @@ def _log_in(user: str) -> str:
     return (
         "[ ! -d /run/systemd/system ] ||"
         f" {{ mkdir -p {_quote(DIRECTORY)}; printf %s {_quote(autologin_drop_in(user))} >{DIRECTORY}/kvmctl.conf;"
-        " systemctl daemon-reload; systemctl --no-block try-restart 'serial-getty@*.service'; }"
+        f" {RESTART}; }}"
     )
 
 

@@ -8,6 +8,10 @@ DIRECTORY: Final = "/run/systemd/system/serial-getty@.service.d"
 """Where in the guest a drop-in for them lies until its next boot."""
 
 
+RESTART: Final = "systemctl daemon-reload; systemctl --no-block try-restart 'serial-getty@*.service'"
+"""The shell command by which the drop-in counts: for consoles that were quicker, too, while others are yet to start."""
+
+
 def autologin_drop_in(user: str) -> str:
     """The drop-in that has serial consoles log in `user`, whose password nobody is asked for.
 

@@ -8,6 +8,7 @@ from shlex import join, quote
 from textwrap import wrap
 from typing import Final
 
+from kvmctl.guest.getty import RESTART
 from kvmctl.guest.given import Given
 from kvmctl.plan.guest import FirstBoot, GuestFile, GuestUser
 
@@ -30,7 +31,7 @@ rm -f /dev/.kvmctl
 umask 022
 stamp=/var/lib/kvmctl/first-boot
 instance={instance}
-[ "$(cat "$stamp" 2>/dev/null)" = "$instance" ] && exit 0
+{consoles}[ "$(cat "$stamp" 2>/dev/null)" = "$instance" ] && exit 0
 {guarded}
 """
 _END: Final = """\
@@ -74,7 +75,15 @@ fi
 
 def first_boot_script(recipe: FirstBoot, given: Given) -> str:
     """The script, whole."""
-    return _BEGIN.format(instance=quote(recipe.instance), guarded=GUARDED) + "".join(_body(recipe, given)) + _END
+    return (
+        _BEGIN.format(
+            instance=quote(recipe.instance),
+            consoles="" if recipe.autologin is None else f"{RESTART}\n",
+            guarded=GUARDED,
+        )
+        + "".join(_body(recipe, given))
+        + _END
+    )
 
 
 def _body(recipe: FirstBoot, given: Given) -> Iterator[str]:

@@ -22,19 +22,7 @@ _LINK: Final = "/dev/.kvmctl"
 _SERVICE: Final = "kvmctl-first-boot.service"
 _FIRST_UID: Final = 1000
 """Where people's ids begin; below are the system's, in which sysusers looks for one unless it is given."""
-_RELOAD: Final = "kvmctl-autologin.service"
-_RELOAD_UNIT: Final = """\
-[Unit]
-Description=Consoles log in by themselves
-DefaultDependencies=no
-Before=systemd-user-sessions.service
-
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=systemctl daemon-reload
-"""
-"""The consoles' units are known to systemd before there is a drop-in for them; what they wait for waits for this."""
+_RULE: Final = f'SUBSYSTEM=="mem", KERNEL=="null", TAG+="systemd", ENV{{SYSTEMD_WANTS}}+="{_SERVICE}"\n'
 MOST: Final = 1_000_000
 """Bytes. systemd takes a MiB of credentials in all (CREDENTIALS_TOTAL_SIZE_MAX), the user's own among them."""
 
@@ -100,13 +88,7 @@ def _units(recipe: FirstBoot) -> Iterator[str]:
     if recipe.autologin is not None:
         drop_in = f"{_LINK}{DIRECTORY.removeprefix('/run')}/kvmctl.conf"
         yield _file(drop_in, autologin_drop_in(recipe.autologin))
-        yield _file(f"{_LINK}/systemd/system/{_RELOAD}", _RELOAD_UNIT)
-    yield _file(f"{_LINK}/udev/rules.d/90-kvmctl.rules", _rule(recipe))
-
-
-def _rule(recipe: FirstBoot) -> str:
-    wanted = _SERVICE if recipe.autologin is None else f"{_SERVICE} {_RELOAD}"
-    return f'SUBSYSTEM=="mem", KERNEL=="null", TAG+="systemd", ENV{{SYSTEMD_WANTS}}+="{wanted}"\n'
+    yield _file(f"{_LINK}/udev/rules.d/90-kvmctl.rules", _RULE)
 
 
 def _file(path: str, content: str, *, mode: str = "0644") -> str:

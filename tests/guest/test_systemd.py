@@ -71,18 +71,15 @@ def test_units_are_put_where_systemd_looks_by_way_of_dev() -> None:
 
 def test_consoles_log_in_by_themselves_if_that_is_asked_for() -> None:
     lines = told("tmpfiles.extra", autologin="bob").splitlines()
-    drop_in, reload = (
-        line for line in lines if line.startswith('f+ "/dev/.kvmctl/systemd/system/') and "login" in line
-    )
+    (drop_in,) = (line for line in lines if "serial-getty" in line)
     assert drop_in == (
         'f+ "/dev/.kvmctl/systemd/system/serial-getty@.service.d/kvmctl.conf" 0644 root root - '
         "[Service]\\nExecStart=\\n"
         "ExecStart=-/sbin/agetty --autologin bob --keep-baud 115200,57600,38400,9600 %%I $TERM\\n"
     )
-    assert "Before=systemd-user-sessions.service\\n" in reload
-    (rule,) = [line for line in lines if "rules.d" in line]
-    assert rule.endswith('ENV{SYSTEMD_WANTS}+="kvmctl-first-boot.service kvmctl-autologin.service"\\n')
-    assert "kvmctl-autologin" not in told("tmpfiles.extra")
+    script = told("kvmctl.first-boot", autologin="bob")
+    assert script.index("try-restart 'serial-getty@*.service'") < script.index("exit 0"), "at every boot"
+    assert "serial-getty" not in told("tmpfiles.extra") + told("kvmctl.first-boot")
 
 
 def test_percent_signs_and_backslashes_are_no_specifiers() -> None:

@@ -170,7 +170,7 @@ def test_what_says_the_same_is_not_made_again(step: TellGuest) -> None:
 def test_what_says_something_else_is_made_again(step: TellGuest, tmp_path: Path) -> None:
     tell(step)
     tell(saying(step, run=(("true",),)))
-    assert '"true"' in extracted(step, tmp_path)["user-data"]
+    assert '"try true"' in extracted(step, tmp_path)["user-data"]
 
 
 def test_a_seed_that_was_lost_is_made_again(step: TellGuest) -> None:
