@@ -198,11 +198,18 @@ def _many() -> list[Row]:
 
 def _left_of(names: list[str], pids: list[int]) -> list[str]:
     """What is still there of forks that were removed: their processes, their names in lists, and files of theirs."""
-    processes = [str(pid) for pid in pids if psutil.pid_exists(pid)]
+    processes = [str(pid) for pid in pids if _lives(pid)]
     machines = [machine.name for machine in kvmctl.list_machines(include_stopped=True) if machine.name in names]
     roots = (os.environ[f"KVMCTL_{part}_DIR"] for part in ("RUNTIME", "STATE"))
     files = [file for root in roots for path in os.walk(root) for file in (*path[1], *path[2]) if file in names]
     return [*processes, *machines, *files]
+
+
+def _lives(pid: int) -> bool:
+    """Whether the process is there, and no zombie that its parent, the host's first process, has yet to collect."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _private(pid: int) -> int:
