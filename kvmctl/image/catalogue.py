@@ -10,9 +10,9 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from kvmctl.errors import NotFound, StateError
@@ -24,8 +24,9 @@ from kvmctl.plan.paths import is_name
 BUILTIN: Final = os.path.join(os.path.dirname(__file__), "catalogue.toml")
 
 ARCH: Final = "x86_64"
-_FORMATS: Final = ("qcow2", "raw")
-_BECOME: Final = ("sudo", "doas")
+_FORMATS: Final[tuple[Format, ...]] = ("qcow2", "raw")
+_BECOME: Final[tuple[Become, ...]] = ("sudo", "doas")
+_Choice = TypeVar("_Choice", bound=str)
 _TEXTS: Final = ("title", "url", "checksums", "digest", "user", "shell", "become", "format", "arch")
 _SHELL: Final = re.compile(r"(/[\w.+-]+)+", re.ASCII)
 _KEYS: Final = (*_TEXTS, "mirrors", "releases")
@@ -124,10 +125,10 @@ def _entry(family: str, release: str, table: Mapping[str, Any], words: Mapping[s
         checksums=urljoin(url, filled["checksums"]) if "checksums" in filled else None,
         digest=_digest(filled["digest"], family, path) if "digest" in filled else None,
         mirrors=tuple(_mirrors(family, release, table, words, path)),
-        format=_format(filled.get("format", "qcow2"), family, path),
+        format=_one_of(filled.get("format", "qcow2"), _FORMATS, key=f"{family}.format", path=path),
         user=filled.get("user"),
         shell=_shell(filled["shell"], family, path) if "shell" in filled else None,
-        become=_become(filled.get("become", "sudo"), family, path),
+        become=_one_of(filled.get("become", "sudo"), _BECOME, key=f"{family}.become", path=path),
     )
 
 
@@ -168,24 +169,17 @@ def _digest(text: str, family: str, path: str) -> Digest:
     return digest
 
 
-def _format(text: str, family: str, path: str) -> Format:
-    for known in _FORMATS:
-        if text == known:
-            return known
-    raise _wrong(path, f"{family}.format", f"must be 'qcow2' or 'raw', and is {text!r}")
+def _one_of(text: str, known: Sequence[_Choice], *, key: str, path: str) -> _Choice:
+    for choice in known:
+        if text == choice:
+            return choice
+    raise _wrong(path, key, f"must be {' or '.join(map(repr, known))}, and is {text!r}")
 
 
 def _shell(text: str, family: str, path: str) -> str:
     if not _SHELL.fullmatch(text):
         raise _wrong(path, f"{family}.shell", f"must be the path of a program in the guest, and is {text!r}")
     return text
-
-
-def _become(text: str, family: str, path: str) -> Become:
-    for known in _BECOME:
-        if text == known:
-            return known
-    raise _wrong(path, f"{family}.become", f"must be 'sudo' or 'doas', and is {text!r}")
 
 
 def _wrong(path: str, key: str, message: str) -> StateError:

@@ -87,16 +87,15 @@ def check(step):
     return bool(found)
 """
 
-FORK_KILLED_AT_EVERY_STEP = (
-    _FORK
-    + """
+UNTIL_KILLED = """
 def run_until(step):
-    \"\"\"Fork in a child that is killed at the `step`-th thing it asks of the system.\"\"\"
+    \"\"\"Do it `once` in a child that is killed at the `step`-th thing it asks of the system.\"\"\"
     child = os.fork()
     if child == 0:
         seen = count(1)
         sys.addaudithook(lambda event, args: os.kill(os.getpid(), 9) if next(seen) == step else None)
-        os._exit(not kvmctl.fork_quickly("small", name="web"))
+        once()
+        os._exit(0)
     return os.waitpid(child, 0)[1]
 
 for step in count(1):
@@ -105,6 +104,16 @@ for step in count(1):
     if os.WIFEXITED(status):
         assert os.WEXITSTATUS(status) == 0
         break
+"""
+
+FORK_KILLED_AT_EVERY_STEP = (
+    _FORK
+    + """
+def once():
+    assert kvmctl.fork_quickly("small", name="web")
+"""
+    + UNTIL_KILLED
+    + """
 print("steps", step)
 """
 )

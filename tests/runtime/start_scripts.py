@@ -7,7 +7,7 @@ a helper beside QEMU, ``again`` comes after an earlier run, ``quick`` is what `k
 
 from __future__ import annotations
 
-from .scripts import FAIL
+from .scripts import FAIL, UNTIL_KILLED
 
 _STARTS = """
 import psutil, shutil
@@ -91,23 +91,8 @@ def processes():
 
 START_KILLED_AT_EVERY_STEP = (
     _STARTS
+    + UNTIL_KILLED
     + """
-def run_until(step):
-    \"\"\"Start the machine in a child that is killed at the `step`-th thing it asks of the system.\"\"\"
-    child = os.fork()
-    if child == 0:
-        seen = count(1)
-        sys.addaudithook(lambda event, args: os.kill(os.getpid(), 9) if next(seen) == step else None)
-        once()
-        os._exit(0)
-    return os.waitpid(child, 0)[1]
-
-for step in count(1):
-    status = run_until(step)
-    check(step)
-    if os.WIFEXITED(status):
-        assert os.WEXITSTATUS(status) == 0
-        break
 kvmctl.remove("web")
 print("steps", step)
 """
