@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
 
 PRELUDE = """
 import asyncio, os, sys
@@ -179,3 +184,17 @@ def start_script(script: str, *words: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def run_killed(script: str) -> None:
+    """Run `script` in a process of its own, in which it has itself killed."""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr

@@ -5,9 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -21,6 +18,7 @@ from kvmctl.plan.option import jsonopt
 from kvmctl.runtime import again
 
 from .conftest import frozen_tiny, qemus, tiny
+from .scripts import run_killed
 
 pytestmark = [pytest.mark.qemu, pytest.mark.usefixtures("roots")]
 
@@ -195,17 +193,7 @@ async def test_cancelled_at_any_step_a_start_leaves_nothing(roots: Roots) -> Non
 
 @pytest.mark.parametrize("stop", STOPS)
 async def test_who_is_killed_while_it_starts_leaves_nothing_after_the_next_command(roots: Roots, stop: str) -> None:
-    source = KILLED.format(where=STOPS[stop], tests=str(ROOT / "tests"))
-    done = subprocess.run(
-        [sys.executable, "-c", source],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    run_killed(KILLED.format(where=STOPS[stop], tests=str(ROOT / "tests")))
     assert kvmctl.list_machines(include_stopped=True) == []
     assert os.listdir(roots.runtime) == ephemeral(roots) == []
     with open(roots.template("small").lock, "r+b") as lock:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from kvmctl import Roots
 from kvmctl.runtime import unfinished
 
 from .conftest import frozen_tiny, qemus, tiny
+from .scripts import run_killed
 
 pytestmark = [pytest.mark.qemu, pytest.mark.usefixtures("roots")]
 
@@ -62,17 +62,7 @@ print(asyncio.run(frozen_tiny(refresh={refresh})).is_new)
 
 def killed(where: str, work: str) -> None:
     """A process that does `work` and is killed when it calls the function at `where`."""
-    source = KILL.format(where=where, work=work, tests=str(ROOT / "tests"))
-    done = subprocess.run(
-        [sys.executable, "-c", source],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    run_killed(KILL.format(where=where, work=work, tests=str(ROOT / "tests")))
 
 
 @pytest.mark.parametrize("stop", STOPS)
